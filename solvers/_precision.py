@@ -1,0 +1,53 @@
+"""One switch for precision: noise-free theory computes in float64 whatever the global flag says."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def double():
+    """Context manager under which every new array is float64; it works inside `jit`, `grad` and `vmap` of the caller."""
+    return jax.enable_x64(True)
+
+
+def single():
+    """Context manager under which every new array is float32."""
+    return jax.enable_x64(False)
+
+
+def context(precision: str):
+    """The context manager named by `precision`: `"double"` or `"single"`."""
+    return double() if precision == "double" else single()
+
+
+def as_float(tree: Any) -> Any:
+    """Converts every numeric leaf to the default float dtype of the current context; other leaves pass unchanged."""
+
+    def convert(leaf):
+        if isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float)) and not isinstance(leaf, bool):
+            if jnp.issubdtype(jnp.result_type(leaf), jnp.number):
+                return jnp.asarray(leaf, jnp.result_type(float))
+        return leaf
+
+    return jax.tree.map(convert, tree)
+
+
+def to_host(tree: Any) -> Any:
+    """Turns concrete float64 arrays into NumPy arrays where the global flag is off.
+
+    There, `jax.numpy` would warn about, and then truncate, every float64 array that it meets; NumPy keeps all digits.
+    Tracers pass, so gradients and batching see nothing of this.
+    """
+    if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        return tree
+
+    def convert(leaf):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.dtype == np.float64:
+            return np.asarray(leaf)
+        return leaf
+
+    return jax.tree.map(convert, tree)
