@@ -1,0 +1,3 @@
+from ._base import AbstractLimit, of
+
+__all__ = ["AbstractLimit", "of"]

@@ -1,0 +1,45 @@
+"""What a limit must give, and what it then gets for free."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+
+from ..problems import AbstractProtocol, AbstractTask, Trajectory
+
+
+class AbstractLimit(eqx.Module):
+    """The infinite limit of a family of networks.
+
+    A limit gives `solve`, the theory, and `finite` and `ensemble`, the networks whose limit it is. It then takes part in
+    `compare`, `optimise`, `final_loss`, plots and the command line, none of which knows which limit it is.
+    """
+
+    @abc.abstractmethod
+    def solve(
+        self, task: AbstractTask, protocol: AbstractProtocol, *, key=None, throw: bool = True, **options
+    ) -> Trajectory:
+        """The theory: what infinitely large networks do when they learn `task` by `protocol`.
+
+        With `throw=False` a diverged or unreliable solution comes back with its status instead of an error.
+        """
+
+    @abc.abstractmethod
+    def finite(self, task: AbstractTask, *, size: int, key=None) -> Any:
+        """One random network of the given size whose limit this is; its `design` is this limit."""
+
+    @abc.abstractmethod
+    def ensemble(self, task: AbstractTask, *, size: int, seeds: int, key=None) -> Any:
+        """`seeds` independent networks, arranged so that their mean approaches the limit fastest."""
+
+    def exact_at_any_size(self, task: AbstractTask, protocol: AbstractProtocol) -> bool:
+        """Whether the mean over finite networks equals the theory at every size, so that only their number matters."""
+        return False
+
+
+def of(net) -> AbstractLimit:
+    """The limit that a finite network realises: its `design`."""
+    design = getattr(net, "design", None)
+    if not isinstance(design, AbstractLimit):
+        raise TypeError(f"net must be a network made by a limit; {type(net).__name__} has no limit as its design.")
+    return design

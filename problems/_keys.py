@@ -1,0 +1,30 @@
+"""Random keys: every stochastic entry takes `key=None`, and `None` is one fixed key."""
+
+import jax
+import jax.numpy as jnp
+
+
+def default_key(key=None) -> jax.Array:
+    """Returns `key`, or the fixed `jax.random.key(0)` for `None`.
+
+    Old-style `uint32` keys (`jax.random.PRNGKey`) are taken too.
+
+    **Raises:** `TypeError` for anything that is not one random key.
+    """
+    if key is None:
+        return jax.random.key(0)
+    if isinstance(key, jax.Array):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            if key.ndim == 0:
+                return key
+            raise ValueError(f"key must be a single random key; an array of keys of shape {key.shape} was given.")
+        if key.dtype == jnp.uint32 and key.shape == (2,):
+            return jax.random.wrap_key_data(key)
+    raise TypeError(f"key must be a random key such as jax.random.key(0); {type(key).__name__} was given.")
+
+
+def key_name(key) -> str:
+    """The bits of a key as text, for the record of a result; `"traced"` inside a transformation."""
+    if isinstance(key, jax.core.Tracer):
+        return "traced"
+    return "-".join(str(int(word)) for word in jax.random.key_data(key).ravel())

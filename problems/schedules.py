@@ -1,0 +1,162 @@
+"""Schedules: arrays with one value a step, and their way to and from optax.
+
+With $T$ = `steps` and $t = 0, \\dots, T-1$. Values may be traced, so that peaks and exponents can be optimised.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _checks as checks
+from ._protocols import AbstractSteps
+
+
+def constant(value, steps: int):
+    """The same `value` at every step; shape `[steps]`."""
+    _, peak, _, xp = _start(value, steps)
+    return peak * xp.ones(steps)
+
+
+def power(peak, steps: int, exponent):
+    r"""Decay from the start, $\mathtt{peak}\,(t+1)^{-\mathtt{exponent}}$; shape `[steps]`."""
+    time, peak, xp_exponent, xp = _start(peak, steps, exponent)
+    return peak * (xp.asarray(time) + 1.0) ** (-xp_exponent)
+
+
+def annealing(peak, steps: int, exponent):
+    r"""Decay towards the end, $\mathtt{peak}\,(1 - t/T)^{\mathtt{exponent}}$; shape `[steps]`."""
+    time, peak, xp_exponent, xp = _start(peak, steps, exponent)
+    return peak * (1.0 - xp.asarray(time) / steps) ** xp_exponent
+
+
+def linear(peak, steps: int, final=0.0):
+    r"""A straight line from `peak` at $t = 0$ towards `final` at $t = T$; shape `[steps]`."""
+    time, peak, final, xp = _start(peak, steps, final, "final")
+    return peak + (final - peak) * xp.asarray(time) / steps
+
+
+def cosine(peak, steps: int, final=0.0):
+    r"""Half a cosine from `peak` at $t = 0$ towards `final` at $t = T$; shape `[steps]`."""
+    time, peak, final, xp = _start(peak, steps, final, "final")
+    return final + (peak - final) * (1.0 + xp.cos(np.pi * xp.asarray(time) / steps)) / 2
+
+
+def warmup_stable_decay(peak, steps: int, warmup: float = 0.1, decay: float = 0.2, final=0.0):
+    """A straight rise over the first `warmup` of the steps, a plateau, a straight fall over the last `decay` of them.
+
+    The first rate is above 0; the fall would reach `final` at `steps`. Shape `[steps]`.
+    """
+    time, peak, final, xp = _start(peak, steps, final, "final")
+    fractions = {"warmup": warmup, "decay": decay}
+    for name, value in fractions.items():
+        fractions[name] = float(checks.number(name, value, low=0.0, high=1.0))
+    if sum(fractions.values()) > 1:
+        raise ValueError(f"warmup and decay must add up to at most 1; they are {warmup:g} and {decay:g}.")
+    rise, fall = fractions["warmup"] * steps, fractions["decay"] * steps
+    up = np.minimum(1.0, (time + 1.0) / max(rise, 1.0))
+    down = np.minimum(1.0, (steps - time) / max(fall, 1.0))
+    return final + (peak - final) * xp.asarray(np.minimum(up, down))
+
+
+def knots(values, steps: int, *, log: bool = False):
+    r"""Piecewise linear between `values` `[knots]`, evenly placed in logit-time $\log\frac{t+1}{T-t}$; shape `[steps]`.
+
+    Logit-time resolves both ends of training. With `log=True` the logarithm of the values is interpolated.
+    """
+    steps = checks.integer("steps", steps)
+    values = checks.array("values", values, ndim=1, **({"above": 0.0} if log else {}))
+    xp = jnp if isinstance(values, jax.Array) else np
+    flat = xp.log(values) if log else values
+    time = _logit_time(steps)
+    places = np.linspace(time[0], time[-1], values.shape[0])
+    curve = xp.interp(time, places, flat) if values.shape[0] > 1 else xp.broadcast_to(flat[0], (steps,))
+    return xp.exp(curve) if log else curve
+
+
+def resample(schedule, steps: int):
+    """A schedule for another number of steps with the same shape in logit-time; shape `[steps]`."""
+    schedule = checks.array("schedule", schedule, ndim=1)
+    steps = checks.integer("steps", steps)
+    old, new = _logit_time(schedule.shape[0]), _logit_time(steps)
+    # The ends of logit-time grow with the number of steps: they are matched to each other, the middle to the middle.
+    scale = old[-1] / new[-1] if new[-1] > 0 else 0.0
+    xp = jnp if isinstance(schedule, jax.Array) else np
+    return xp.interp(new * scale, old, schedule)
+
+
+def from_optax(schedule, steps: int):
+    """The values of an optax schedule (any function of the step count) at `steps` steps; shape `[steps]`."""
+    if not callable(schedule):
+        raise TypeError(f"schedule must be a function of the step; {type(schedule).__name__} was given.")
+    steps = checks.integer("steps", steps)
+    with jax.enable_x64(True):
+        values = jax.vmap(schedule)(jnp.arange(steps))
+        values = jnp.broadcast_to(jnp.asarray(values, float), (steps,))
+    return values if checks.is_traced(values) else np.asarray(values)
+
+
+class OptaxState(NamedTuple):
+    """State of the transformation made by `to_optax`: the step and the velocity."""
+
+    count: Any
+    velocity: Any
+
+
+def to_optax(protocol: AbstractSteps, net=None):
+    r"""The protocol as a full optax transformation: rates, momentum, extra gradient and weight decay.
+
+    For a network the raw step is `learning_rate * net.learning_rate_scale` and weight decay is divided by that scale
+    inside the gradient, so that training through this transformation is what `nets.train` does. With `net=None` the
+    bare rates are applied. After the last step of the schedule the rates are zero.
+
+    **Arguments:**
+
+    - `protocol`: `GradientDescent`, `OnlineSGD` or `MinibatchSGD`.
+    - `net`: the network to train, or `None`.
+
+    **Returns:** an `optax.GradientTransformation` whose updates are added by `optax.apply_updates`.
+    """
+    import optax
+
+    checks.instance("protocol", protocol, AbstractSteps, "GradientDescent, OnlineSGD or MinibatchSGD")
+    scale = 1.0 if net is None else net.learning_rate_scale
+    steps = protocol.steps
+
+    def at(name, count):
+        values = getattr(protocol, name, None)
+        if values is None:
+            return 0.0
+        value = jnp.asarray(values, float)[jnp.minimum(count, steps - 1)]
+        return jnp.where(count < steps, value, 0.0)
+
+    def init(params):
+        return OptaxState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None):
+        rate, momentum = at("learning_rate", state.count), at("momentum", state.count)
+        extra, decay = at("extra_gradient", state.count), at("weight_decay", state.count)
+        if hasattr(protocol, "weight_decay"):
+            if params is None:
+                raise ValueError("params is needed for weight decay: call update(gradient, state, params).")
+            updates = jax.tree.map(lambda g, p: g + (decay / scale) * p, updates, params)
+        velocity = jax.tree.map(lambda v, g: momentum * v + g, state.velocity, updates)
+        steps_taken = jax.tree.map(lambda v, g: (-scale * (rate * v + extra * g)).astype(g.dtype), velocity, updates)
+        return steps_taken, OptaxState(state.count + 1, velocity)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _start(peak, steps, other=0.0, name="exponent"):
+    """Checked arguments, the step axis, and the array module that keeps tracers traced and numbers on the host."""
+    steps = checks.integer("steps", steps)
+    peak = checks.number("value" if name == "value" else "peak", peak)
+    other = checks.number(name, other)
+    xp = jnp if isinstance(peak, jax.Array) or isinstance(other, jax.Array) else np
+    return np.arange(steps, dtype=np.float64), peak, other, xp
+
+
+def _logit_time(steps: int) -> np.ndarray:
+    time = np.arange(steps, dtype=np.float64)
+    return np.log((time + 1.0) / (steps - time))
