@@ -1,0 +1,7 @@
+"""Finite networks: Equinox modules with trained `weights` and a frozen `design`, and the loop that trains them."""
+
+from ._base import AbstractNet, Ensemble, trainable
+from ._mlp import MLP
+from ._train import train
+
+__all__ = ["MLP", "AbstractNet", "Ensemble", "train", "trainable"]

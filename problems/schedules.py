@@ -118,10 +118,14 @@ def to_optax(protocol: AbstractSteps, net=None):
 
     **Returns:** an `optax.GradientTransformation` whose updates are added by `optax.apply_updates`.
     """
+    checks.instance("protocol", protocol, AbstractSteps, "GradientDescent, OnlineSGD or MinibatchSGD")
+    return transformation(protocol, 1.0 if net is None else net.learning_rate_scale)
+
+
+def transformation(protocol: AbstractSteps, scale):
+    """The optax transformation of a protocol whose raw step is `scale` times its learning rate; see `to_optax`."""
     import optax
 
-    checks.instance("protocol", protocol, AbstractSteps, "GradientDescent, OnlineSGD or MinibatchSGD")
-    scale = 1.0 if net is None else net.learning_rate_scale
     steps = protocol.steps
 
     def at(name, count):

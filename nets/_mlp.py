@@ -1,0 +1,139 @@
+"""Multilayer perceptrons of finite width in the mean-field parameterisation."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..problems import _checks as checks
+from ..problems import default_key
+from ._activations import activation_function
+from ._base import AbstractNet, Ensemble, Frozen
+
+
+class MLPWeights(eqx.Module):
+    """All that trains: `hidden[l]` `[fan_out, fan_in]` for l = 0..depth-1, `readout` `[width]`, and `biases[l]`
+    `[width]` (`None` without biases); entries of order one."""
+
+    hidden: tuple[Any, ...]
+    readout: Any
+    biases: tuple[Any, ...] | None
+
+
+class MLP(AbstractNet):
+    r"""A perceptron of finite width $N$, every entry of its weights of order one.
+
+    $$h^1 = \frac{W^0 x}{\sqrt D} + b^1, \quad h^{l+1} = \frac{W^l\phi(h^l)}{\sqrt N} + b^{l+1}, \quad
+      f = \frac{w\cdot\phi(h^L)}{\gamma_0 N}.$$
+
+    A raw step of $\eta\gamma_0^2 N$ (`learning_rate_scale` times the learning rate) makes features move by an amount of
+    order $\gamma_0$ at any width.
+
+    ??? cite "Source"
+        Self-Consistent Dynamical Field Theory of Kernel Evolution in Wide Neural Networks, arXiv 2205.09653.
+    """
+
+    weights: MLPWeights
+    frozen: Frozen = eqx.field(static=True)
+
+    @classmethod
+    def init(cls, design, dim: int, width: int, key=None) -> "MLP":
+        r"""Random weights: $W^l_{ij} \sim N(0, s_l^2)$, $b^l_i \sim N(0, \sigma_b^2)$ with the scales of `design`."""
+        _check_finite(design, width)
+        return cls(_init_weights(design, dim, width, default_key(key)), Frozen(design))
+
+    @classmethod
+    def pairs(cls, design, dim: int, width: int, seeds: int, key=None) -> Ensemble:
+        """`seeds` pairs of networks that differ in the sign of the readout."""
+        _check_finite(design, width)
+        seeds = checks.integer("seeds", seeds)
+        keys = jax.random.split(default_key(key), seeds)
+
+        def pair(key):
+            weights = _init_weights(design, dim, width, key)
+            flipped = eqx.tree_at(lambda w: w.readout, weights, -weights.readout)
+            return jax.tree.map(lambda a, b: jnp.stack([a, b]), weights, flipped)
+
+        return Ensemble(cls(jax.vmap(pair)(keys), Frozen(design)), paired=True)
+
+    @property
+    def width(self) -> int:
+        """Number of units in each hidden layer."""
+        return self.weights.readout.shape[-1]
+
+    @property
+    def learning_rate_scale(self):
+        """Raw step over learning rate, richness squared times width."""
+        return learning_rate_scale(self.design, self.width)
+
+    def __call__(self, x):
+        """The output, a scalar, for one input `[dim]`."""
+        return forward(self.weights, self.design, x[None, :])[0]
+
+    def fields(self, x):
+        """For inputs `[samples, dim]`: activations and backward fields of every layer, each `[samples, width]`; see
+        `fields`."""
+        return fields(self.weights, self.design, x)
+
+
+def learning_rate_scale(design, width: int):
+    """Richness squared times width."""
+    return design.richness**2 * width
+
+
+def forward(weights: MLPWeights, design, x, shifts=None, activations: bool = False):
+    """Outputs `[samples]` for inputs `[samples, dim]`; `shifts[l]` is added to the preactivations of layer l + 1."""
+    phi = activation_function(design.activation)
+    width = weights.readout.shape[0]
+    dtype = weights.readout.dtype
+    signal, fan_in, layers = jnp.asarray(x, dtype), x.shape[-1], []
+    for l, matrix in enumerate(weights.hidden):
+        h = signal @ matrix.T / np.sqrt(fan_in)
+        if weights.biases is not None:
+            h = h + weights.biases[l]
+        if shifts is not None:
+            h = h + shifts[l]
+        signal, fan_in = phi(h), width
+        layers.append(signal)
+    outputs = signal @ weights.readout / (jnp.asarray(design.richness, dtype) * width)
+    return (outputs, tuple(layers)) if activations else outputs
+
+
+def fields(weights: MLPWeights, design, x):
+    r"""Activations $\phi(h^l)$ and backward fields $g^l = \gamma_0 N\,\partial f/\partial h^l$, tuples over layers of
+    arrays `[samples, width]`."""
+    width = weights.readout.shape[0]
+    zeros = tuple(jnp.zeros((x.shape[0], width), weights.readout.dtype) for _ in weights.hidden)
+
+    def total(shifts):
+        outputs, layers = forward(weights, design, x, shifts, activations=True)
+        return jnp.sum(outputs), layers
+
+    gradients, layers = jax.grad(total, has_aux=True)(zeros)
+    scale = jnp.asarray(design.richness, weights.readout.dtype) * width
+    return layers, tuple(scale * g for g in gradients)
+
+
+def _init_weights(design, dim: int, width: int, key) -> MLPWeights:
+    scales = jnp.broadcast_to(jnp.asarray(design.init_scale, float), (design.depth + 1,))
+    keys = jax.random.split(key, 2 * design.depth + 1)
+    fan_in = [dim] + [width] * (design.depth - 1)
+    hidden = tuple(scales[l] * jax.random.normal(keys[l], (width, fan_in[l])) for l in range(design.depth))
+    readout = scales[-1] * jax.random.normal(keys[design.depth], (width,))
+    biases = None
+    if design.has_biases:
+        scale = jnp.asarray(design.bias_scale, float)
+        biases = tuple(scale * jax.random.normal(k, (width,)) for k in keys[design.depth + 1 :])
+    return MLPWeights(hidden, readout, biases)
+
+
+def _check_finite(design, width):
+    checks.integer("size", width)
+    richness = checks.concrete(design.richness)
+    if richness is not None and richness == 0:
+        raise ValueError(
+            "richness must be above 0 for a finite network: its output carries 1/richness; it is 0. "
+            "A small value such as 0.01 with an ensemble of pairs is the lazy limit's network."
+        )
