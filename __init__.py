@@ -1,0 +1,38 @@
+"""limitax: theories of infinitely large neural networks, executable and differentiable, beside finite networks."""
+
+from . import limits, nets, problems, solvers, studies
+from .problems import (
+    ConvergenceError,
+    DivergedError,
+    GradientDescent,
+    GradientFlow,
+    MinibatchSGD,
+    OnlineSGD,
+    Trajectory,
+    objectives,
+    schedules,
+    tasks,
+)
+from .studies import Comparison, compare
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "ConvergenceError",
+    "DivergedError",
+    "GradientDescent",
+    "GradientFlow",
+    "MinibatchSGD",
+    "OnlineSGD",
+    "Trajectory",
+    "compare",
+    "limits",
+    "nets",
+    "objectives",
+    "problems",
+    "schedules",
+    "solvers",
+    "studies",
+    "tasks",
+]

@@ -1,0 +1,140 @@
+"""Pictures: theory as black lines over the mean and spread of finite networks, legible in print and in grey."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ._compare import Comparison
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LABELS = {
+    "train_loss": "training loss",
+    "test_loss": "test loss",
+    "predictions": "predictions",
+    "test_predictions": "test predictions",
+}
+
+
+def figure(columns: int, rows: int = 1, width: float = 4.2, height: float = 3.4):
+    """A figure and its axes `[rows, columns]`, without any global plotting state."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}):
+        fig = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=150)
+        axes = fig.subplots(rows, columns, squeeze=False)
+    return fig, axes
+
+
+def shades(count: int) -> list[Any]:
+    """`count` colours from light to dark, monotone in brightness."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](v) for v in np.linspace(0.8, 0.15, count)]
+
+
+def plot_comparison(report: "Comparison", path=None):
+    """Losses, predictions and distances from the theory of a `Comparison`; see `Comparison.plot`."""
+    names = report.errors
+    losses = [n for n in ("train_loss", "test_loss") if n in names]
+    fields = [n for n in ("predictions",) if n in names]
+    fig, axes = figure(len(losses[:2]) + len(fields) + 1)
+    for ax, name in zip(axes[0], losses, strict=False):
+        draw_curve(ax, report, name)
+    if fields:
+        draw_predictions(axes[0, len(losses)], report)
+    if report.sizes is None:
+        draw_residual(axes[0, -1], report, losses[-1])
+    else:
+        draw_convergence(axes[0, -1], report)
+    if path is not None:
+        fig.savefig(path)
+    return fig
+
+
+def draw_curve(ax, report: "Comparison", name: str, label: str = "theory") -> None:
+    """One loss against steps: theory over mean (markers) and standard deviation (bands) of every size."""
+    theory = np.asarray(report.theory.curves()[name])
+    time = np.arange(theory.shape[0])
+    log_time = len(time) > 200
+    where = _marked(len(time), log_time)
+    for (size, run), colour, marker in zip(report.runs.items(), shades(len(report.runs)), MARKERS, strict=False):
+        values = np.asarray(run.curves()[name])
+        mean, deviation = values.mean(0), values.std(0)
+        text = f"{report.seeds} networks" if report.sizes is None else f"width {size}"
+        ax.fill_between(time, np.maximum(mean - deviation, 1e-3 * mean), mean + deviation, color=colour, alpha=0.2, lw=0)
+        ax.plot(time[where], mean[where], marker, color=colour, ms=4, mew=0, label=text)
+    ax.plot(time, theory, "k-", lw=1.4, label=label)
+    if name in (errors := report.theory.errors()):
+        error = np.asarray(errors[name])
+        ax.fill_between(time, theory - error, theory + error, color="k", alpha=0.15, lw=0)
+    if theory.min() > 0 and theory.max() / theory.min() > 5:
+        ax.set_yscale("log")
+    if log_time:
+        ax.set_xscale("symlog", linthresh=1)
+    ax.set(xlabel="step", ylabel=f"{_LABELS.get(name, name)} ({_CONVENTIONS[report.theory.loss_convention]})")
+    ax.legend()
+
+
+def draw_predictions(ax, report: "Comparison", name: str = "predictions", most: int = 6) -> None:
+    """The outputs on the first few samples against steps, with the largest networks beside the theory."""
+    theory = np.asarray(report.theory.curves()[name])[:, :most]
+    size, run = list(report.runs.items())[-1]
+    values = np.asarray(run.curves()[name])[..., :most]
+    time = np.arange(theory.shape[0])
+    where = _marked(len(time), False)
+    colour = shades(len(report.runs))[-1]
+    mean, deviation = values.mean(0), values.std(0)
+    for i in range(theory.shape[1]):
+        ax.fill_between(time, mean[:, i] - deviation[:, i], mean[:, i] + deviation[:, i], color=colour, alpha=0.2, lw=0)
+        ax.plot(time[where], mean[where, i], MARKERS[i], color=colour, ms=4, mew=0, label=f"width {size}" if i == 0 else None)
+        ax.plot(time, theory[:, i], "k-", lw=1.2, label="theory" if i == 0 else None)
+    ax.set(xlabel="step", ylabel=_LABELS[name])
+    ax.legend()
+
+
+def draw_convergence(ax, report: "Comparison", most: int = 3) -> None:
+    """Distance from the theory against size: single runs, expected as size to the -1/2, and seed means."""
+    sizes = np.asarray(report.sizes, float)
+    preferred = ("predictions", "test_loss", "train_loss", "test_predictions")
+    names = [n for n in preferred if n in report.errors] + [n for n in report.errors if n not in preferred]
+    for name, marker, colour in zip(names[:most], MARKERS, shades(most), strict=False):
+        rate = report.rate[name]
+        text = "" if rate is None else f": slope {rate:.2f}"
+        label = f"{_LABELS.get(name, name)}, single runs{text}"
+        ax.plot(sizes, report.spread[name], marker + "-", color=colour, ms=5, lw=1, label=label)
+        ax.errorbar(
+            sizes, report.errors[name], report.standard_errors[name], fmt=marker, color=colour, ms=5, mfc="white",
+            lw=1, label=f"{_LABELS.get(name, name)}, mean of {report.seeds}",
+        )
+    first = next(iter(names))
+    ax.plot(sizes, report.spread[first][0] * 1.35 * (sizes / sizes[0]) ** -0.5, "k:", lw=1, label="slope -1/2")
+    ax.set(xscale="log", yscale="log", xlabel="width", ylabel="relative distance from theory")
+    ax.set_xticks(sizes, [f"{int(s)}" for s in sizes])
+    ax.minorticks_off()
+    ax.legend(fontsize=7)
+
+
+def draw_residual(ax, report: "Comparison", name: str) -> None:
+    """Seed mean minus theory in units of its standard error, against steps."""
+    theory = np.asarray(report.theory.curves()[name])
+    values = np.asarray(next(iter(report.runs.values())).curves()[name])
+    error = values.std(0, ddof=1) / np.sqrt(values.shape[0])
+    score = np.divide(values.mean(0) - theory, error, out=np.zeros_like(theory), where=error > 0)
+    ax.axhspan(-2, 2, color="0.9", lw=0)
+    ax.plot(np.arange(len(score)), score, "-", color=shades(1)[0], lw=1)
+    ax.axhline(0, color="k", lw=0.8)
+    if len(score) > 200:
+        ax.set_xscale("symlog", linthresh=1)
+    ax.set(xlabel="step", ylabel="(mean of networks - theory) / standard error", ylim=(-5, 5))
+
+
+_CONVENTIONS = {"half_mean_square": "half mean square", "mean_square": "mean square"}
+
+
+def _marked(length: int, log: bool, most: int = 24) -> np.ndarray:
+    """Indices of at most about `most` points that get a marker."""
+    if log:
+        return np.unique(np.round(np.geomspace(1, length, most)).astype(int) - 1)
+    return np.unique(np.round(np.linspace(0, length - 1, min(length, most))).astype(int))
