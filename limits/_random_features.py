@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..nets import Ensemble, LinearRegression
-from ..problems import DIVERGED, Gaussian, OnlineSGD, PowerLaw, Trajectory, check, first_divergence, objectives
+from ..problems import CONVERGED, DIVERGED, Gaussian, OnlineSGD, PowerLaw, Trajectory, check, first_divergence, objectives
 from ..problems import _checks as checks
 from ..solvers import (
     ADJOINTS,
@@ -79,10 +79,11 @@ class RandomFeatures(AbstractLimit):
         checks.choice("adjoint", adjoint, ADJOINTS)
         momentum = _has_momentum(protocol)
         with context(precision):
-            loss, diverged = to_host(_solve(task, protocol, momentum, adjoint))
+            solution = _solve(task, protocol, momentum, adjoint)
+        loss, diverged, code = to_host(solution)
         trajectory = Trajectory(
             test_loss=loss,
-            status_code=(diverged >= 0) * DIVERGED,
+            status_code=code,
             diverged_step=diverged,
             loss_convention="mean_square",
             attributes=(("precision", precision), ("adjoint", adjoint)),
@@ -97,7 +98,8 @@ class RandomFeatures(AbstractLimit):
     def stable_rate(self, task, batch_size=1.0):
         """The largest constant rate at which SGD without momentum is stable; see `solvers.stability_bound`."""
         with double():
-            return to_host(_stable_rate(task, batch_size))
+            bound = _stable_rate(task, batch_size)
+        return to_host(bound)
 
     def finite(self, task, *, size: int = 1, key=None) -> LinearRegression:
         """A linear regression on all modes of the task; the theory is exact, hence the same network at every `size`.
@@ -139,7 +141,8 @@ class RandomFeatures(AbstractLimit):
         if _has_momentum(protocol) or np.any(protocol.extra_gradient):
             raise NotImplementedError("sweeps need SGD without momentum and without extra_gradient.")
         with double():
-            return to_host(_sweep(task, protocol, upper, max_cycles, tolerance))
+            sweeps = _sweep(task, protocol, upper, max_cycles, tolerance)
+        return to_host(sweeps)
 
     def certificates(self, task, protocol) -> dict[str, float]:
         r"""What an optimal `learning_rate` must satisfy, as far as it applies to this problem.
@@ -186,7 +189,8 @@ def _noise_power(task):
 @eqx.filter_jit
 def _solve(task, protocol, momentum: bool, adjoint: str):
     loss = second_moment(spectrum(task), _noise_power(task), _drive(protocol), momentum=momentum, adjoint=adjoint)
-    return loss, first_divergence(loss)
+    diverged = first_divergence(loss).astype(jnp.int32)
+    return loss, diverged, jnp.where(diverged >= 0, jnp.int32(DIVERGED), jnp.int32(CONVERGED))
 
 
 @eqx.filter_jit

@@ -1,7 +1,8 @@
 """Finite networks: Equinox modules with trained `weights` and a frozen `design`, and the loop that trains them."""
 
 from ._base import AbstractNet, Ensemble, trainable
+from ._linear_regression import LinearRegression
 from ._mlp import MLP
 from ._train import train
 
-__all__ = ["MLP", "AbstractNet", "Ensemble", "train", "trainable"]
+__all__ = ["MLP", "AbstractNet", "Ensemble", "LinearRegression", "train", "trainable"]
