@@ -1,0 +1,105 @@
+"""The axis along which single-site fields live: Monte-Carlo particles, or exact Gaussian coefficients."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from ._precision import HIGHEST
+
+#: What a normal variable is for, and whether it changes sign in the antithetic partner of a particle.
+ROLES = {
+    "input": False,
+    "forward": False,
+    "bias": False,
+    "test_forward": False,
+    "backward": True,
+    "readout": True,
+    "test_backward": True,
+}
+
+
+class AbstractFieldAxis(eqx.Module):
+    """Fields are arrays `[row, axis]`; an axis knows their inner product and how fresh Gaussians look on it."""
+
+    size: eqx.AbstractVar[int | None]
+
+    @abc.abstractmethod
+    def sized(self, samples: int, slots: int) -> "AbstractFieldAxis":
+        """This axis with its length set, from the number of particles or from the number of basis slots."""
+
+    @abc.abstractmethod
+    def normals(
+        self, key: Key[Array, ""], role: str, layer: int, step: Int[Array, ""] | int, slots: Int[Array, " rows"]
+    ) -> Float[Array, "rows axis"]:
+        """Independent unit Gaussians, one for each row.
+
+        They are keyed by what they belong to (layer, role, step, row), never by where they are stored, so that
+        more steps, more test points or another device change none of them.
+        """
+
+    @abc.abstractmethod
+    def inner(self, rows: Float[Array, "a axis"], others: Float[Array, "b axis"]) -> Float[Array, "a b"]:
+        r"""The averages $\langle x_a y_b \rangle$ over the single-site process."""
+
+    @abc.abstractmethod
+    def square(self, rows: Float[Array, "a axis"]) -> Float[Array, " a"]:
+        r"""The averages $\langle x_a^2 \rangle$."""
+
+
+class SampleAxis(AbstractFieldAxis):
+    r"""Monte-Carlo particles in antithetic pairs, the mean over particles as inner product.
+
+    The partner of $(\epsilon^u, \epsilon^r, w)$ is $(\epsilon^u, -\epsilon^r, -w)$ and sits beside it, so predictions
+    vanish at initialisation and are even in the richness, particle pair by particle pair. Averages fluctuate by
+    $O(S^{-1/2})$ and are biased by $O(1/S)$, $S$ being `size`. The normals are drawn in single precision and then
+    converted: both precisions see the same particles.
+    """
+
+    size: int | None = eqx.field(static=True, default=None)
+
+    def sized(self, samples, slots):
+        return self if self.size is not None else SampleAxis(samples)
+
+    def normals(self, key, role, layer, step, slots):
+        for label in (list(ROLES).index(role), layer, step):
+            key = jax.random.fold_in(key, label)
+        keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(slots.shape[0]))
+        half = jax.vmap(lambda k: jax.random.normal(k, (self.size // 2,), jnp.float32))(keys).astype(float)
+        pair = jnp.stack([half, -half if ROLES[role] else half], axis=-1)
+        return pair.reshape(slots.shape[0], self.size)
+
+    def inner(self, rows, others):
+        # This operand order is the one that runs at memory speed on a CPU; the barrier keeps XLA from undoing it.
+        product = jnp.matmul(others, rows.T, precision=HIGHEST)
+        return jax.lax.optimization_barrier(product).T / self.size
+
+    def square(self, rows):
+        return jnp.mean(rows * rows, axis=1)
+
+
+class CoefficientAxis(AbstractFieldAxis):
+    """Exact coefficients of the fields of a linear network in its Gaussian variables, the dot product as average.
+
+    A fresh Gaussian is a new unit vector, one for each basis slot. A test point's own direction never meets
+    anything else in a linear network and is left out. Only for the identity activation.
+    """
+
+    size: int | None = eqx.field(static=True, default=None)
+
+    def sized(self, samples, slots):
+        return CoefficientAxis(2 * slots + 1)
+
+    def normals(self, key, role, layer, step, slots):
+        start = {"input": 0, "forward": 0, "backward": self.size // 2, "readout": self.size // 2, "bias": self.size - 1}
+        if role not in start:
+            return jnp.zeros((slots.shape[0], self.size))
+        return jax.nn.one_hot(start[role] + slots, self.size, dtype=float)
+
+    def inner(self, rows, others):
+        return jnp.matmul(rows, others.T, precision=HIGHEST)
+
+    def square(self, rows):
+        return jnp.sum(rows * rows, axis=1)

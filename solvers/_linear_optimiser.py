@@ -1,0 +1,64 @@
+"""Optimisers that are linear in past gradients: one triangular matrix and one vector."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def descend(position: Any, velocity: Any, force: Any, learning_rate, momentum, weight_decay) -> tuple[Any, Any]:
+    r"""One heavy-ball step with weight decay, on any pytree of coordinates.
+
+    $$v \leftarrow \beta v + (e - \lambda \theta), \qquad \theta \leftarrow \theta + \eta v$$
+
+    **Arguments:**
+
+    - `position`, `velocity`, `force`: $\theta$, $v$ and $e$ (the negative gradient), pytrees of the same structure.
+    - `learning_rate`, `momentum`, `weight_decay`: $\eta$, $\beta$, $\lambda$ of this step, scalars.
+
+    **Returns:**
+
+    The new position and the new velocity.
+    """
+    velocity = jax.tree.map(lambda v, e, x: momentum * v + (e - weight_decay * x), velocity, force, position)
+    position = jax.tree.map(lambda x, v: x + learning_rate * v, position, velocity)
+    return position, velocity
+
+
+def linear_optimiser(
+    learning_rate: Float[Array, " steps"],
+    momentum: Float[Array, " steps"],
+    weight_decay: Float[Array, " steps"],
+) -> tuple[Float[Array, "steps+1 steps"], Float[Array, " steps+1"]]:
+    r"""What training does to a parameter, as a linear map of its start and of all forces on it.
+
+    $$\theta(t) = d(t)\,\theta(0) + \sum_{s<t} c(t,s)\, e(s)$$
+
+    Plain gradient descent: $c = \eta_s 1[s<t]$, $d = 1$. Heavy ball at a constant rate:
+    $c = \eta (1-\beta^{t-s})/(1-\beta)$. Decay without momentum: $d = \prod (1-\eta\lambda)$. All of them come from
+    the same recursion, `descend`, run on `steps + 1` coordinates (the start, and one unit force for each step), so
+    gradients with respect to the three schedules flow through plain automatic differentiation, without
+    special cases at zero momentum or zero rate.
+
+    **Arguments:**
+
+    - `learning_rate`, `momentum`, `weight_decay`: schedules, shape `[steps]`.
+
+    **Returns:**
+
+    `(c, d)` with shapes `[steps + 1, steps]` and `[steps + 1]`; row `t` is the state before update `t`, `c` is
+    exactly zero where `s >= t`.
+    """
+    steps = learning_rate.shape[0]
+    unit = jnp.eye(1 + steps, dtype=learning_rate.dtype)
+
+    def update(state, now):
+        *schedule, force = now
+        state = descend(*state, force, *schedule)
+        return state, state[0]
+
+    start = (unit[0], jnp.zeros_like(unit[0]))
+    _, later = jax.lax.scan(update, start, (learning_rate, momentum, weight_decay, unit[1:]))
+    path = jnp.concatenate([unit[:1], later])
+    return path[:, 1:], path[:, 0]
