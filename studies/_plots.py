@@ -21,7 +21,7 @@ def figure(columns: int, rows: int = 1, width: float = 4.2, height: float = 3.4)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}):
+    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         fig = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=150)
         axes = fig.subplots(rows, columns, squeeze=False)
     return fig, axes
@@ -31,7 +31,7 @@ def shades(count: int) -> list[Any]:
     """`count` colours from light to dark, monotone in brightness."""
     from matplotlib import colormaps
 
-    return [colormaps["viridis"](v) for v in np.linspace(0.8, 0.15, count)]
+    return [colormaps["viridis"](v) for v in (np.linspace(0.8, 0.15, count) if count > 1 else [0.35])]
 
 
 def plot_comparison(report: "Comparison", path=None):
@@ -72,9 +72,9 @@ def draw_curve(ax, report: "Comparison", name: str, label: str = "theory") -> No
     if theory.min() > 0 and theory.max() / theory.min() > 5:
         ax.set_yscale("log")
     if log_time:
-        ax.set_xscale("symlog", linthresh=1)
+        ax.set(xscale="log", xlim=(1, time[-1]))
     ax.set(xlabel="step", ylabel=f"{_LABELS.get(name, name)} ({_CONVENTIONS[report.theory.loss_convention]})")
-    ax.legend()
+    ax.legend(frameon=False)
 
 
 def draw_predictions(ax, report: "Comparison", name: str = "predictions", most: int = 6) -> None:
@@ -91,7 +91,7 @@ def draw_predictions(ax, report: "Comparison", name: str = "predictions", most: 
         ax.plot(time[where], mean[where, i], MARKERS[i], color=colour, ms=4, mew=0, label=f"width {size}" if i == 0 else None)
         ax.plot(time, theory[:, i], "k-", lw=1.2, label="theory" if i == 0 else None)
     ax.set(xlabel="step", ylabel=_LABELS[name])
-    ax.legend()
+    ax.legend(frameon=False)
 
 
 def draw_convergence(ax, report: "Comparison", most: int = 3) -> None:
@@ -113,7 +113,7 @@ def draw_convergence(ax, report: "Comparison", most: int = 3) -> None:
     ax.set(xscale="log", yscale="log", xlabel="width", ylabel="relative distance from theory")
     ax.set_xticks(sizes, [f"{int(s)}" for s in sizes])
     ax.minorticks_off()
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, frameon=False)
 
 
 def draw_residual(ax, report: "Comparison", name: str) -> None:
@@ -121,12 +121,14 @@ def draw_residual(ax, report: "Comparison", name: str) -> None:
     theory = np.asarray(report.theory.curves()[name])
     values = np.asarray(next(iter(report.runs.values())).curves()[name])
     error = values.std(0, ddof=1) / np.sqrt(values.shape[0])
-    score = np.divide(values.mean(0) - theory, error, out=np.zeros_like(theory), where=error > 0)
+    # Before the first update every run has the same loss: what is left there is rounding.
+    known = error > 1e-5 * np.abs(theory)
+    score = np.divide(values.mean(0) - theory, error, out=np.full_like(theory, np.nan), where=known)
     ax.axhspan(-2, 2, color="0.9", lw=0)
     ax.plot(np.arange(len(score)), score, "-", color=shades(1)[0], lw=1)
     ax.axhline(0, color="k", lw=0.8)
     if len(score) > 200:
-        ax.set_xscale("symlog", linthresh=1)
+        ax.set(xscale="log", xlim=(1, len(score) - 1))
     ax.set(xlabel="step", ylabel="(mean of networks - theory) / standard error", ylim=(-5, 5))
 
 
@@ -136,5 +138,5 @@ _CONVENTIONS = {"half_mean_square": "half mean square", "mean_square": "mean squ
 def _marked(length: int, log: bool, most: int = 24) -> np.ndarray:
     """Indices of at most about `most` points that get a marker."""
     if log:
-        return np.unique(np.round(np.geomspace(1, length, most)).astype(int) - 1)
+        return np.unique(np.round(np.geomspace(1, length - 1, most)).astype(int))
     return np.unique(np.round(np.linspace(0, length - 1, min(length, most))).astype(int))

@@ -1,0 +1,169 @@
+"""The command line: `limitax list`, `run`, `optimise`, `quickstart`."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+Out = Annotated[Path, tyro.conf.arg(help="folder for figure.png, result.nc and summary.json")]
+Set = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(name="set", metavar="NAME=VALUE", help="settings of the system, or any argument of its parts"),
+]
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="name of a system, see `limitax list`")]
+Seed = Annotated[int, tyro.conf.arg(help="number of the random key")]
+
+
+@dataclass(frozen=True)
+class List:
+    """Every system: name, paper (arXiv), what is solved, status."""
+
+    json: bool = False
+    """Print the rows as JSON."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Theory beside finite networks: a table, a picture, and the numbers in files."""
+
+    name: Name
+    sizes: tuple[int, ...] | None = None
+    """Sizes of the finite networks."""
+    seeds: int | None = None
+    """Independent networks at every size."""
+    set_: Set = ()
+    full: bool = False
+    """The settings of the paper's figure."""
+    out: Out = Path("out")
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class Optimise:
+    """The best schedule or hyperparameter of a system, found by differentiating its theory."""
+
+    name: Name
+    over: tuple[str, ...] = ("learning_rate",)
+    """What is free: names of arguments of protocol, limit or task."""
+    steps: int | None = None
+    """Number of training steps."""
+    set_: Set = ()
+    full: bool = False
+    """The settings of the paper's figure."""
+    out: Out = Path("out")
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """A network beside its limit, and an optimal schedule beside a tuned constant one, in under two minutes."""
+
+    out: Out = Path("quickstart")
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Optimise, tyro.conf.subcommand("optimise")]
+    | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command and exits: 0 done and in agreement, 1 theory and simulation disagree, 2 bad input, 3 diverged."""
+    command = tyro.cli(Command, prog="limitax", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    from .problems import ConvergenceError, DivergedError
+
+    try:
+        code = {List: _list, Run: _run, Optimise: _optimise, Quickstart: _quickstart}[type(command)](command)
+    except (DivergedError, ConvergenceError) as error:
+        code = _complain(error, 3)
+    except (ValueError, TypeError, MemoryError, OSError) as error:
+        code = _complain(error, 2)
+    except KeyboardInterrupt:
+        code = _complain("interrupted", 130)
+    sys.exit(code)
+
+
+def _complain(error, code: int) -> int:
+    print(f"limitax: {error}", file=sys.stderr)
+    return code
+
+
+def _list(command: List) -> int:
+    from .gallery import systems
+
+    rows = [
+        {"name": s.name, "paper": s.paper, "title": s.title, "solves": s.solves, "status": s.status(), "settings": s.settings}
+        for s in systems().values()
+    ]
+    if command.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    from .studies.tables import show
+
+    show(("name", "arXiv", "what is solved", "status"), [(r["name"], r["paper"], r["solves"], r["status"]) for r in rows])
+    return 0
+
+
+def _run(command: Run) -> int:
+    import jax
+
+    from .gallery import parse_settings, system
+    from .studies import show_progress
+    from .studies.results import Folder, summarise_comparison
+    from .studies.tables import show_comparison
+
+    chosen = system(command.name)
+    settings = parse_settings(command.set_)
+    chosen.problem(settings, full=command.full)
+    folder = Folder(command.out)
+    with show_progress():
+        report = chosen.run(
+            settings, full=command.full, sizes=command.sizes, seeds=command.seeds, key=jax.random.key(command.seed)
+        )
+    shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
+    folder.dataset(report.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
+    folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | summarise_comparison(report))
+    folder.picture(report.plot)
+    show_comparison(report, f"{chosen.name} (arXiv {chosen.paper})")
+    print(f"figure.png, result.nc and summary.json are in {folder.path}")
+    if not report.agrees:
+        return _complain("theory and networks differ by more than 3 standard errors; see agreement above", 1)
+    return 0
+
+
+def _optimise(command: Optimise) -> int:
+    import jax
+
+    from .gallery import parse_settings, system
+    from .studies import optimise, show_progress
+    from .studies.results import Folder, summarise_optimum
+    from .studies.tables import show_optimum
+
+    chosen = system(command.name)
+    settings = parse_settings(command.set_)
+    if command.steps is not None:
+        if "steps" in settings:
+            raise ValueError("--steps and --set steps=... were both given; give one of them.")
+        settings["steps"] = command.steps
+    limit, task, protocol = chosen.problem(settings, full=command.full)
+    folder = Folder(command.out)
+    with show_progress():
+        best = optimise(limit, task, protocol, over=command.over, key=jax.random.key(command.seed))
+    shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
+    folder.dataset(best.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
+    folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | summarise_optimum(best))
+    folder.picture(best.plot)
+    show_optimum(best, f"{chosen.name} (arXiv {chosen.paper})")
+    print(f"figure.png, result.nc and summary.json are in {folder.path}")
+    return 0
+
+
+def _quickstart(command: Quickstart) -> int:
+    from .gallery.quickstart import quickstart
+
+    return quickstart(command.out)

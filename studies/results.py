@@ -1,0 +1,92 @@
+"""The files of a run: `figure.png`, `result.nc`, `summary.json`, each written whole or not at all."""
+
+import importlib.metadata
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..problems import write_netcdf
+
+
+class Folder:
+    """A folder for results, made and tried before any work.
+
+    **Raises:** `OSError` when `path` is not, and cannot become, a folder one may write to.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.path):
+            pass
+
+    def dataset(self, dataset, **attributes) -> None:
+        """Writes `result.nc` with the given attributes and the versions."""
+        for name, value in (attributes | {"versions": versions()}).items():
+            dataset.attrs[name] = value if isinstance(value, str) else json.dumps(plain(value))
+        write_netcdf(dataset, self.path / "result.nc")
+
+    def summary(self, content: dict[str, Any]) -> None:
+        """Writes `summary.json` with the versions added."""
+        text = json.dumps(plain(content | {"versions": versions()}), indent=1, allow_nan=False)
+        self._replace("summary.json", lambda file: file.write_text(text + "\n"))
+
+    def picture(self, draw, name: str = "figure.png") -> None:
+        """Writes a picture; `draw` is called with the file's path."""
+        self._replace(name, draw)
+
+    def _replace(self, name: str, write) -> None:
+        temporary = self.path / f".{os.getpid()}.{name}"
+        try:
+            write(temporary)
+            os.replace(temporary, self.path / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of limitax and of what its numbers depend on."""
+    names = ("limitax", "jax", "jaxlib", "equinox", "optax", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def summarise_comparison(report) -> dict[str, Any]:
+    """The numbers of a `Comparison` as `summary.json` holds them."""
+    return report.summary()
+
+
+def summarise_optimum(best) -> dict[str, Any]:
+    """The numbers of an `Optimum` as `summary.json` holds them."""
+    return {
+        "over": list(best.over),
+        "objective": best.objective,
+        "value": best.value,
+        "start": best.history[0],
+        "stationarity": best.stationarity,
+        "evaluations": best.evaluations,
+        "method": best.method,
+        "at_bound": list(best.at_bound),
+        "certificates": dict(best.certificates),
+        "status": best.status,
+    }
+
+
+def plain(value: Any) -> Any:
+    """Numbers, arrays and containers as plain JSON data; numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)

@@ -1,0 +1,49 @@
+"""Tables on the terminal."""
+
+from typing import Any
+
+
+def show(header, rows, title: str | None = None) -> None:
+    """Prints a table; on a terminal it is fitted to the width, in a file it is as wide as it needs to be."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, title=title, title_justify="left", header_style="bold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+
+
+def show_comparison(report, title: str) -> None:
+    """Prints the numbers of a `Comparison`, a row a quantity."""
+    sizes = ["all sizes"] if report.sizes is None else [f"width {size}" for size in report.sizes]
+    rows = []
+    for name, errors in report.errors.items():
+        cells = [f"{e:.3g} ± {s:.2g}" for e, s in zip(errors, report.standard_errors[name], strict=True)]
+        rows.append([name, *cells, number(report.rate[name], "+.2f"), number(report.agreement[name], ".2f")])
+    show(["error of the mean", *sizes, "rate of spread", "agreement"], rows, title)
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
+    print(f"theory: {report.status}; {seconds}; {report.seeds} seeds")
+
+
+def show_optimum(best, title: str) -> None:
+    """Prints the numbers of an `Optimum`."""
+    rows = [
+        ("objective", best.objective),
+        ("value", number(best.value, ".6g")),
+        ("value at the start", number(best.history[0], ".6g")),
+        ("stationarity", number(best.stationarity, ".1e")),
+        ("method", best.method),
+        ("evaluations", best.evaluations),
+        ("at bound", ", ".join(best.at_bound) if best.at_bound else "none"),
+        *((f"certificate: {name}", number(value, ".3g")) for name, value in best.certificates.items()),
+    ]
+    show(("", "optimum"), rows, title)
+
+
+def number(value: Any, style: str) -> str:
+    """A number in the given format; `-` for `None`."""
+    return "-" if value is None else (format(float(value), style) if not isinstance(value, (str, bool)) else str(value))
