@@ -13,7 +13,7 @@ from .problems import (
     schedules,
     tasks,
 )
-from .studies import Comparison, compare
+from .studies import Comparison, Optimum, compare, final_loss, optimise
 
 __version__ = "0.1.0"
 
@@ -25,11 +25,14 @@ __all__ = [
     "GradientFlow",
     "MinibatchSGD",
     "OnlineSGD",
+    "Optimum",
     "Trajectory",
     "compare",
+    "final_loss",
     "limits",
     "nets",
     "objectives",
+    "optimise",
     "problems",
     "schedules",
     "solvers",

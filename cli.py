@@ -114,7 +114,7 @@ def _run(command: Run) -> int:
 
     from .gallery import parse_settings, system
     from .studies import show_progress
-    from .studies.results import Folder, summarise_comparison
+    from .studies.results import Folder
     from .studies.tables import show_comparison
 
     chosen = system(command.name)
@@ -127,7 +127,7 @@ def _run(command: Run) -> int:
         )
     shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
     folder.dataset(report.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
-    folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | summarise_comparison(report))
+    folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | report.summary())
     folder.picture(report.plot)
     show_comparison(report, f"{chosen.name} (arXiv {chosen.paper})")
     print(f"figure.png, result.nc and summary.json are in {folder.path}")
@@ -141,7 +141,7 @@ def _optimise(command: Optimise) -> int:
 
     from .gallery import parse_settings, system
     from .studies import optimise, show_progress
-    from .studies.results import Folder, summarise_optimum
+    from .studies.results import Folder
     from .studies.tables import show_optimum
 
     chosen = system(command.name)
@@ -156,7 +156,7 @@ def _optimise(command: Optimise) -> int:
         best = optimise(limit, task, protocol, over=command.over, key=jax.random.key(command.seed))
     shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
     folder.dataset(best.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
-    folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | summarise_optimum(best))
+    folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | best.summary())
     folder.picture(best.plot)
     show_optimum(best, f"{chosen.name} (arXiv {chosen.paper})")
     print(f"figure.png, result.nc and summary.json are in {folder.path}")
@@ -164,6 +164,6 @@ def _optimise(command: Optimise) -> int:
 
 
 def _quickstart(command: Quickstart) -> int:
-    from .gallery.quickstart import quickstart
+    from .gallery._quickstart import quickstart
 
     return quickstart(command.out)

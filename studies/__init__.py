@@ -1,6 +1,18 @@
 """What one does with limits: compare them with networks, and optimise through them."""
 
 from ._compare import AGREEMENT, Comparison, compare
+from ._final_loss import final_loss
+from ._optimise import METHODS, Optimum, optimise
 from ._progress import show_progress, track
 
-__all__ = ["AGREEMENT", "Comparison", "compare", "show_progress", "track"]
+__all__ = [
+    "AGREEMENT",
+    "METHODS",
+    "Comparison",
+    "Optimum",
+    "compare",
+    "final_loss",
+    "optimise",
+    "show_progress",
+    "track",
+]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..problems import schedules
+from ..problems import replace, schedules
 from ..solvers import as_float, double, to_host
 
 _PEAKS = 48
@@ -25,8 +25,8 @@ def usual_shapes(steps: int) -> dict[str, np.ndarray]:
     }
 
 
-def tuned_shapes(problem, best: dict[str, Any], shapes: bool | dict[str, Any]) -> dict[str, float]:
-    """The smallest objective over the peak rate for each shape, everything else as in `best`.
+def tuned_shapes(problem, best: dict[str, Any], shapes: bool | dict[str, Any]) -> dict[str, tuple[Any, float]]:
+    """For each shape the protocol with its best peak rate, everything else as in `best`, and the objective there.
 
     Peaks are tried on a log grid of 48, which is refined three times between the neighbours of the best one; a peak at the
     end of the grid raises, as it would make a benchmark look worse than it is.
@@ -48,14 +48,13 @@ def tuned_shapes(problem, best: dict[str, Any], shapes: bool | dict[str, Any]) -
             if place in (0, _PEAKS - 1):
                 raise ValueError(f"the best peak of the benchmark {name} is outside of [{peaks[0]:.2g}, {peaks[-1]:.2g}].")
             low, high = np.log10(peaks[place - 1]), np.log10(peaks[place + 1])
-        found[name] = float(losses[place])
+        tuned = replace(best["protocol"], "learning_rate", peaks[place] * shape)
+        found[name] = tuned, float(losses[place])
     return found
 
 
 @eqx.filter_jit
 def _losses(peaks, shape, problem, best):
-    from ..problems import replace
-
     def loss(peak):
         protocol = replace(best["protocol"], "learning_rate", peak * shape)
         trajectory = best["limit"].solve(best["task"], protocol, key=problem.key, throw=False, **problem.options)

@@ -30,6 +30,7 @@ class Comparison:
       fit and the sampling error of the theory; at most 3 passes.
     """
 
+    protocol: Any
     theory: Trajectory
     runs: dict[int, Trajectory]
     sizes: tuple[int, ...] | None
@@ -144,7 +145,7 @@ def compare(
         _check_runs(runs[size], size, seeds)
     seconds["finite"] = time.perf_counter() - start
 
-    report = Comparison(theory, runs, sizes, seeds, seconds=seconds, key=key_name(key))
+    report = Comparison(protocol, theory, runs, sizes, seeds, seconds=seconds, key=key_name(key))
     for name in _common(theory, runs, quantities):
         _measure(report, name)
     return report

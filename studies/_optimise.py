@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..problems import DivergedError, Trajectory, default_key, objectives
+from ..problems import DivergedError, Trajectory, default_key, objectives, resolve
 from ..problems import _checks as checks
 from ..solvers import double, minimise, to_host
 from . import _controls
@@ -49,6 +49,7 @@ class Optimum:
     - `objective`, `method`: what was minimised, and how.
     - `at_bound`: by name, where the best value touches a bound.
     - `certificates`: numbers by name; see `optimise`.
+    - `benchmarks`: the tuned protocols whose values are in `certificates["benchmarks"]`, by name.
     - `status`: `"converged"` if `stationarity` is within tolerance, `"not converged"`, or `"diverged"`.
     """
 
@@ -65,6 +66,45 @@ class Optimum:
     at_bound: dict[str, np.ndarray]
     status: str
     certificates: dict[str, Any] = field(default_factory=dict)
+    benchmarks: dict[str, Any] = field(default_factory=dict)
+    over: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> dict[str, np.ndarray]:
+        """The best values of what was free, by name."""
+        return {name: np.asarray(getattr(getattr(self, slot.owner), slot.field)) for name, slot in self._slots().items()}
+
+    def _slots(self):
+        return {name: resolve(name, protocol=self.protocol, limit=self.limit, task=self.task) for name in self.over}
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers as plain data, for JSON."""
+        return {
+            "over": list(self.over),
+            "objective": getattr(self.objective, "__name__", str(self.objective)),
+            "value": self.value,
+            "start": float(self.history[0]),
+            "stationarity": self.stationarity,
+            "evaluations": self.evaluations,
+            "method": self.method,
+            "status": self.status,
+            "at_bound": [name for name, touched in self.at_bound.items() if np.any(touched)],
+            "certificates": self.certificates,
+        }
+
+    def to_dataset(self):
+        """The trajectory at the optimum, the values found and the history, as one labelled `xarray.Dataset`."""
+        result = self.trajectory.to_dataset()
+        for name, value in self.found.items():
+            result[name] = (("step",) if value.ndim == 1 else (), value)
+        result["history"] = (("iteration",), np.asarray(self.history))
+        return result
+
+    def plot(self, path=None):
+        """Draws what was found and what it does, writes it to `path` if given, and returns the `matplotlib` figure."""
+        from ._plots import plot_optimum
+
+        return plot_optimum(self, path)
 
 
 def optimise(
@@ -140,8 +180,9 @@ def optimise(
     if cross_check:
         other = _lbfgs(problem, **search, shift=0.0 if method == "sweeps" else np.log(0.5))
         certificates["cross_check"] = other.value / found.value - 1
+    tuned = tuned_shapes(problem, best, benchmarks) if benchmarks else {}
     if benchmarks:
-        certificates["benchmarks"] = tuned_shapes(problem, best, benchmarks)
+        certificates["benchmarks"] = {name: value for name, (_, value) in tuned.items()}
     return Optimum(
         **best,
         trajectory=trajectory,
@@ -154,6 +195,8 @@ def optimise(
         at_bound={c.name: c.at_bound(getattr(best[c.owner], c.field)) for c in problem.controls},
         status=status,
         certificates=certificates,
+        over=tuple(c.name for c in problem.controls),
+        benchmarks={name: tuned_protocol for name, (tuned_protocol, _) in tuned.items()},
     )
 
 

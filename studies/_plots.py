@@ -132,6 +132,56 @@ def draw_residual(ax, report: "Comparison", name: str) -> None:
     ax.set(xlabel="step", ylabel="(mean of networks - theory) / standard error", ylim=(-5, 5))
 
 
+def draw_schedules(ax, rates: dict[str, Any]) -> None:
+    """Learning rates against steps, on a logarithmic rate axis; several line styles, so that grey print will do."""
+    for (name, values), style, colour in zip(rates.items(), ("--", "-", "-.", ":"), shades(len(rates)), strict=False):
+        values = np.asarray(values)
+        ax.step(np.arange(len(values)), values, style, where="post", color=colour, lw=1.5, label=name)
+    ax.set(xlabel="step", ylabel="learning rate", yscale="log")
+    ax.legend(frameon=False)
+
+
+def draw_runs(ax, reports: "dict[str, Comparison]", name: str = "test_loss") -> None:
+    """Losses of several protocols on one problem: theory as lines, mean and standard error of the runs as markers."""
+    styles = zip(("--", "-", "-.", ":"), shades(len(reports)), MARKERS, strict=False)
+    for (label, report), (style, colour, marker) in zip(reports.items(), styles, strict=False):
+        theory = np.asarray(report.theory.curves()[name])
+        values = np.asarray(next(iter(report.runs.values())).curves()[name])
+        time = np.arange(len(theory))
+        where = _marked(len(time), True)
+        error = values.std(0, ddof=1) / np.sqrt(values.shape[0])
+        ax.plot(time, theory, style, color=colour, lw=1.2, label=f"{label}: theory")
+        ax.errorbar(
+            time[where], values.mean(0)[where], error[where], fmt=marker, color=colour, ms=4, lw=1, label=f"{label}: runs"
+        )
+    convention = next(iter(reports.values())).theory.loss_convention
+    ax.set(xscale="log", yscale="log", xlim=(1, len(time) - 1), xlabel="step")
+    ax.set_ylabel(f"{_LABELS.get(name, name)} ({_CONVENTIONS[convention]})")
+    ax.legend(frameon=False, fontsize=7)
+
+
+def plot_optimum(best, path=None):
+    """What was free, the loss at the optimum, and the history of an `Optimum`; see `Optimum.plot`."""
+    schedules = {name: value for name, value in best.found.items() if value.ndim == 1}
+    fig, axes = figure(len(schedules) + 2)
+    for ax, (name, value) in zip(axes[0], schedules.items(), strict=False):
+        ax.step(np.arange(len(value)), value, where="post", color=shades(1)[0], lw=1.5)
+        ax.set(xlabel="step", ylabel=name.replace("_", " "))
+        if value.min() > 0 and value.max() / value.min() > 5:
+            ax.set_yscale("log")
+    loss = best.trajectory.test_loss if best.trajectory.test_loss is not None else best.trajectory.train_loss
+    kind = "test loss" if best.trajectory.test_loss is not None else "training loss"
+    ax = axes[0, -2]
+    ax.plot(np.arange(1, len(loss)), np.asarray(loss)[1:], "k-", lw=1.4)
+    ax.set(xscale="log", yscale="log", xlabel="step", ylabel=f"{kind} ({_CONVENTIONS[best.trajectory.loss_convention]})")
+    excess = np.asarray(best.history) / best.value - 1
+    axes[0, -1].plot(np.arange(len(excess)), np.maximum(excess, 1e-16), "o-", color=shades(1)[0], ms=3, lw=1)
+    axes[0, -1].set(yscale="log", xlabel=f"iteration of {best.method}", ylabel="objective / best - 1")
+    if path is not None:
+        fig.savefig(path)
+    return fig
+
+
 _CONVENTIONS = {"half_mean_square": "half mean square", "mean_square": "mean square"}
 
 

@@ -56,27 +56,6 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def summarise_comparison(report) -> dict[str, Any]:
-    """The numbers of a `Comparison` as `summary.json` holds them."""
-    return report.summary()
-
-
-def summarise_optimum(best) -> dict[str, Any]:
-    """The numbers of an `Optimum` as `summary.json` holds them."""
-    return {
-        "over": list(best.over),
-        "objective": best.objective,
-        "value": best.value,
-        "start": best.history[0],
-        "stationarity": best.stationarity,
-        "evaluations": best.evaluations,
-        "method": best.method,
-        "at_bound": list(best.at_bound),
-        "certificates": dict(best.certificates),
-        "status": best.status,
-    }
-
-
 def plain(value: Any) -> Any:
     """Numbers, arrays and containers as plain JSON data; numbers that are not finite become null."""
     if isinstance(value, dict):

@@ -31,19 +31,21 @@ def show_comparison(report, title: str) -> None:
 
 def show_optimum(best, title: str) -> None:
     """Prints the numbers of an `Optimum`."""
-    rows = [
-        ("objective", best.objective),
-        ("value", number(best.value, ".6g")),
-        ("value at the start", number(best.history[0], ".6g")),
-        ("stationarity", number(best.stationarity, ".1e")),
-        ("method", best.method),
-        ("evaluations", best.evaluations),
-        ("at bound", ", ".join(best.at_bound) if best.at_bound else "none"),
-        *((f"certificate: {name}", number(value, ".3g")) for name, value in best.certificates.items()),
-    ]
+    content = best.summary()
+    certificates = content.pop("certificates")
+    rows = [(name.replace("_", " "), _cell(value)) for name, value in content.items()]
+    rows += [(f"certificate: {name.replace('_', ' ')}", _cell(value)) for name, value in certificates.items()]
     show(("", "optimum"), rows, title)
 
 
 def number(value: Any, style: str) -> str:
     """A number in the given format; `-` for `None`."""
     return "-" if value is None else (format(float(value), style) if not isinstance(value, (str, bool)) else str(value))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell(entry)}" for name, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
