@@ -9,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..nets import Ensemble, LinearRegression
-from ..problems import CONVERGED, DIVERGED, Gaussian, OnlineSGD, PowerLaw, Trajectory, check, first_divergence, objectives
+from ..problems import (
+    CONVERGED,
+    DIVERGED,
+    Gaussian,
+    OnlineSGD,
+    PowerLaw,
+    Trajectory,
+    check,
+    first_divergence,
+    objectives,
+)
 from ..problems import _checks as checks
 from ..solvers import (
     ADJOINTS,
@@ -30,12 +40,12 @@ from ._base import AbstractLimit
 
 
 class RandomFeatures(AbstractLimit):
-    r"""Regression on Gaussian features $x_k \sim N(0, \lambda_k)$ with target $y = \sum_k w_k x_k + \sigma\epsilon$, fresh samples at
-    every step.
+    r"""Regression on Gaussian features by one-pass SGD: $x_k \sim N(0, \lambda_k)$, $y = \sum_k w_k x_k + \sigma\epsilon$.
 
-    The mean over all runs of the excess risk $L = \sum_k \lambda_k E(\theta_k - w_k)^2$ (no $\tfrac12$, label noise not counted) follows
-    an exact recursion for three second moments a mode; see `solvers.second_moment`. It holds for any schedule of rate, momentum
-    and batch size, and costs time proportional to steps times bins: a power law of $10^{12}$ modes is 268 numbers.
+    The mean over all runs of the excess risk $L = \sum_k \lambda_k E(\theta_k - w_k)^2$ (no $\tfrac12$, label noise
+    not counted) follows an exact recursion for three second moments a mode; see `solvers.second_moment`. It holds for
+    any schedule of rate, momentum and batch size, and costs time proportional to steps times bins: a power law of
+    $10^{12}$ modes is 268 numbers.
 
     **Arguments:**
 
@@ -63,14 +73,14 @@ class RandomFeatures(AbstractLimit):
         - `protocol`: `OnlineSGD` with a `batch_size`.
         - `key`: not used; nothing is random.
         - `precision`: `"double"`, or `"single"` (relative error about 1e-5 over a thousand steps).
-        - `adjoint`: how derivatives are taken: `"stored"` (fast), `"blocked"` (memory of $\sqrt T$ steps), `"direct"` (also forward
-          mode).
+        - `adjoint`: how derivatives are taken: `"stored"` (fast), `"blocked"` (memory of $\sqrt T$ steps), `"direct"`
+          (also forward mode).
         - `throw`: whether divergence raises.
 
         **Returns:**
 
-        A record with `test_loss` `[steps + 1]`, the excess risk, `loss_convention` `"mean_square"`. There is no `train_loss`: there is
-        no training set. The loss on the next batch has mean `test_loss + noise**2`.
+        A record with `test_loss` `[steps + 1]`, the excess risk, `loss_convention` `"mean_square"`. There is no
+        `train_loss`: there is no training set. The loss on the next batch has mean `test_loss + noise**2`.
 
         **Raises:** `DivergedError`, with the largest stable constant rate where there is no momentum.
         """
@@ -134,35 +144,32 @@ class RandomFeatures(AbstractLimit):
         **Raises:** `NotImplementedError`, with the reason, where the problem is not a parabola in each control.
         """
         _check_problem(task, protocol)
-        if over != ("learning_rate",):
-            raise NotImplementedError(f"sweeps set learning_rate alone; over is {', '.join(over)}.")
-        if objective not in (objectives.final_loss, objectives.final_test_loss):
-            raise NotImplementedError("sweeps minimise the final loss; another objective was given.")
-        if _has_momentum(protocol) or np.any(protocol.extra_gradient):
-            raise NotImplementedError("sweeps need SGD without momentum and without extra_gradient.")
+        if reason := _why_not_convex(protocol, over, objective):
+            raise NotImplementedError(reason)
         with double():
             sweeps = _sweep(task, protocol, upper, max_cycles, tolerance)
         return to_host(sweeps)
 
-    def certificates(self, task, protocol) -> dict[str, float]:
-        r"""What an optimal `learning_rate` must satisfy, as far as it applies to this problem.
+    def certificates(self, task, protocol, *, over: tuple[str, ...], objective: Callable) -> dict[str, float]:
+        r"""What a `learning_rate` that minimises the final loss must satisfy, as far as it applies to this problem.
 
-        - `kernel_law`: relative spread of $\eta_t \sqrt{K(s_t)}$ over $0.2 < t/T < 0.95$, with the clock $s_t = \sum_{t' > t} \eta_{t'}$
-          that remains and $K(s) = \sum \lambda^2 e^{-2\lambda s}$; it vanishes for long schedules when label noise dominates.
+        - `kernel_law`: relative spread of $\eta_t \sqrt{K(s_t)}$ over $0.2 < t/T < 0.95$, with the clock $s_t =
+          \sum_{t' > t} \eta_{t'}$ that remains and $K(s) = \sum \lambda^2 e^{-2\lambda s}$; it vanishes for long
+          schedules when label noise dominates.
         - `loss_over_noise`: largest $L / \sigma^2$ there; the law applies where this is small.
-        - `one_mode`: largest relative distance from the closed form $\eta_t \lambda = L_t / ((1 + 2/B) L_t + \sigma^2/B)$, for one mode.
+        - `one_mode`: largest relative distance from the closed form $\eta_t \lambda = L_t / ((1 + 2/B) L_t +
+          \sigma^2/B)$, for one mode.
 
-        Empty with momentum or an extra gradient, for which none of them is derived.
+        Empty for other controls and objectives, and with momentum or an extra gradient: none of them is derived there.
 
         ??? cite "Source"
             Theory of Optimal Learning Rate Schedules and Scaling Laws for a Random Feature Model, arXiv 2602.04774.
         """
-        _check_problem(task, protocol)
-        if _has_momentum(protocol) or np.any(protocol.extra_gradient):
+        if _why_not_convex(protocol, over, objective):
             return {}
         with double():
             found = _certificates(task, protocol)
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
 
 def spectrum(task) -> ModeBins:
@@ -231,9 +238,22 @@ def _has_momentum(protocol: OnlineSGD) -> bool:
     return momentum is None or bool(np.any(momentum))
 
 
+def _why_not_convex(protocol: OnlineSGD, over: tuple[str, ...], objective) -> str:
+    """Why the objective is no parabola in each rate; empty where it is one."""
+    if over != ("learning_rate",):
+        return f"sweeps set learning_rate alone; over is {', '.join(over)}."
+    if objective not in (objectives.final_loss, objectives.final_test_loss):
+        return "sweeps minimise the final loss; another objective was given."
+    if _has_momentum(protocol) or np.any(protocol.extra_gradient):
+        return "sweeps need SGD without momentum and without extra_gradient."
+    return ""
+
+
 def _check_problem(task, protocol) -> None:
     checks.instance("task", task, (PowerLaw, Gaussian), "power_law or gaussian")
     allowed = "OnlineSGD for RandomFeatures, with fresh samples at every step (reused samples are not solved yet)"
     checks.instance("protocol", protocol, OnlineSGD, allowed)
     if protocol.batch_size is None:
-        raise ValueError("batch_ratio is for limits of many dimensions; RandomFeatures takes batch_size, samples a step.")
+        raise ValueError(
+            "batch_ratio is for limits of many dimensions; RandomFeatures takes batch_size, samples a step."
+        )

@@ -18,8 +18,8 @@ def train_online(net, task, protocol: OnlineSGD, *, key, return_net: bool = Fals
     r"""Trains a linear regression, or an ensemble, on fresh samples, and records the excess risk
     $\sum_k \lambda_k (\theta_k - w_k)^2$ over the population, whose mean over runs is the theory's `test_loss`.
 
-    **Returns:** the trajectory, with `test_loss` `[steps + 1]` (a leading axis `seed` for an ensemble); with `return_net` the pair
-    `(trajectory, trained net)`.
+    **Returns:** the trajectory, with `test_loss` `[steps + 1]` (a leading axis `seed` for an ensemble); with
+    `return_net` the pair `(trajectory, trained net)`.
     """
     members = net.members if isinstance(net, Ensemble) else net
     checks.instance("net", members, LinearRegression, "a nets.LinearRegression or an ensemble of them on this task")

@@ -20,9 +20,10 @@ def adjoint_scan(
 
     The three adjoints give the same derivatives and differ in cost and reach:
 
-    - `"stored"`: the states are kept and a reverse scan applies the transposed step, $p_t = (\partial\Phi/\partial y)^T p_{t+1}$.
-      Memory of one history of states, and no intermediate of a step. No forward mode.
-    - `"blocked"`: blocks of $\sqrt T$ steps are recomputed. Memory of about $2\sqrt T$ states, at the price of a second forward pass.
+    - `"stored"`: the states are kept and a reverse scan applies the transposed step, $p_t = (\partial\Phi/\partial
+      y)^T p_{t+1}$. Memory of one history of states, and no intermediate of a step. No forward mode.
+    - `"blocked"`: blocks of $\sqrt T$ steps are recomputed. Memory of about $2\sqrt T$ states, at the price of a
+      second forward pass.
     - `"direct"`: plain `jax.lax.scan`; the only one for `jax.jvp` and Hessian-vector products.
 
     **Arguments:**

@@ -11,7 +11,7 @@ from ._second_moment import sgd_step
 
 
 class Sweeps(NamedTuple):
-    """The schedule found, the loss after each cycle (`nan` after the last) and the largest residual met in the last cycle."""
+    """The schedule found, the loss after each cycle (`nan` after the last), the largest residual met in the last one."""
 
     learning_rate: Float[Array, " steps"]
     value: Float[Array, ""]
@@ -34,13 +34,13 @@ def coordinate_sweeps(
 
     With $p_t = \partial J / \partial A_t$, the loss as a function of one rate is a parabola with its minimum at
 
-    $$\eta_t = \frac{\sum p\, \lambda A_t}{\sum p \left[(1 + \tfrac1B) \lambda^2 A_t + \tfrac1B \lambda (L_t + \sigma^2)\right]},
-    \qquad p = p_{t+1}.$$
+    $$\eta_t = \frac{\sum p\, \lambda A_t}
+    {\sum p \left[(1 + \tfrac1B) \lambda^2 A_t + \tfrac1B \lambda (L_t + \sigma^2)\right]}, \qquad p = p_{t+1}.$$
 
-    $A_t$ depends on earlier rates only and $p_{t+1}$ on later ones only, so that one backward and one forward pass set every rate
-    to its exact minimum twice: the loss never rises, and there is no step size. Stops when no rate had
-    $|\eta_t\, \partial J / \partial \eta_t| > \mathrm{tolerance} \times J$ just before it was set. Memory is two histories of the
-    moments.
+    $A_t$ depends on earlier rates only and $p_{t+1}$ on later ones only, so that one backward and one forward pass
+    set every rate to its exact minimum twice: the loss never rises, and there is no step size. Stops when no rate had
+    $|\eta_t\, \partial J / \partial \eta_t| > \mathrm{tolerance} \times J$ just before it was set. Memory is two
+    histories of the moments.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""Quasi-Newton minimisation of a differentiable function, as one compiled loop."""
+"""Quasi-Newton minimisation inside a box, as one compiled loop."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Int
 
-_STALLED = 5  # iterations in a row without any progress before the search is called off
-_LINE_SEARCH_STEPS = 20
+_DECREASE = 1e-4  # of the fall that the slope promises, how much a step must bring
+_HALVINGS = 30
+_PATIENCE = 10  # iterations in a row without a new best before the search is called off
 
 
 class Minimum(NamedTuple):
-    """Where the search ended; `history` holds the value at each accepted point and `nan` after the last."""
+    """Where the search ended; `gradient` is projected, `history` holds the value at each point and `nan` after the last."""
 
     x: Float[Array, " variables"]
     value: Float[Array, ""]
@@ -24,11 +24,17 @@ class Minimum(NamedTuple):
     converged: Bool[Array, ""]
 
 
-class _Progress(NamedTuple):
-    minimum: Minimum
-    optimiser: Any
-    iteration: Int[Array, ""]
-    stalled: Int[Array, ""]
+class _Search(NamedTuple):
+    x: Array
+    value: Array
+    gradient: Array
+    steps: Array  # the last steps, newest first, zero where there is none yet
+    turns: Array  # the changes of the gradient along them
+    history: Array
+    iteration: Array
+    evaluations: Array
+    best: Array
+    idle: Array
 
 
 @eqx.filter_jit
@@ -37,73 +43,126 @@ def minimise(
     x: Float[Array, " variables"],
     args: Any,
     *,
+    low: Any = -jnp.inf,
+    high: Any = jnp.inf,
     max_evaluations: int = 500,
     tolerance: Any = 1e-8,
     memory: int = 30,
 ) -> Minimum:
-    """L-BFGS with a strong-Wolfe line search on `function(x, args)`.
+    r"""L-BFGS on `function(x, args)` for `low <= x <= high`.
 
-    A trial point with a value that is not finite (or so large that it soon will not be) counts as a high plateau, so that the line
-    search backs off. The start is not guarded: its value must be finite, and is returned as it is if it is not.
+    A variable at its bound whose gradient points outward is held. The others move along the quasi-Newton direction of
+    their own block, and the step is shortened along the path that is clipped to the box until the value falls
+    (two-metric projection). A trial without a finite value and gradient counts as too long a step. The start is not
+    guarded: if its value is not finite it is returned as it is.
 
     **Arguments:**
 
     - `function`: a module-level function, so that a second call with other numbers compiles nothing.
     - `x`: the start; its float type is that of the search.
     - `args`: anything else that `function` reads.
-    - `max_evaluations`: of value and gradient together; may be passed by one line search.
-    - `tolerance`: converged when no component of the gradient is larger.
+    - `low`, `high`: bounds, numbers or arrays like `x`.
+    - `max_evaluations`: of value and gradient together; the last line search may pass it.
+    - `tolerance`: converged when no component of the projected gradient is larger.
     - `memory`: number of past steps from which curvature is learnt.
+
+    ??? cite
+
+        *Projected Newton methods for optimization problems with simple constraints* (Bertsekas 1982); *Updating
+        quasi-Newton matrices with limited storage* (Nocedal 1980).
     """
-    optimiser = optax.lbfgs(
-        memory_size=memory,
-        linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=_LINE_SEARCH_STEPS, initial_guess_strategy="one"),
-    )
-    value, gradient = jax.value_and_grad(function)(x, args)
-    guarded = _guard(function, args, jnp.abs(value) + 50)
-    value_and_grad = optax.value_and_grad_from_state(guarded)
-    # the first look-up in the optimiser's state finds what has just been computed
-    state = optax.tree.set(optimiser.init(x), value=value, grad=gradient)
-    history = jnp.full(max_evaluations + 1, jnp.nan, value.dtype).at[0].set(value)
-    small = jnp.max(jnp.abs(gradient)) <= tolerance
-    first = Minimum(x, value, gradient, history, jnp.int32(1), small)
+    low, high = jnp.broadcast_to(low, x.shape).astype(x.dtype), jnp.broadcast_to(high, x.shape).astype(x.dtype)
+    value_and_gradient = jax.value_and_grad(function)
+    rounding = 4 * jnp.finfo(x.dtype).eps
 
-    def unfinished(progress: _Progress):
-        now = progress.minimum
-        sound = jnp.isfinite(now.value) & (progress.stalled < _STALLED)
-        return ~now.converged & sound & (now.evaluations < max_evaluations)
+    def size(x, gradient):
+        return jnp.max(jnp.abs(projected(gradient, x, low, high)))
 
-    def iterate(progress: _Progress):
-        now, state = progress.minimum, progress.optimiser
-        updates, state = optimiser.update(now.gradient, state, now.x, value=now.value, grad=now.gradient, value_fn=guarded)
-        x = optax.apply_updates(now.x, updates)
-        value, gradient = value_and_grad(x, state=state)
-        iteration = progress.iteration + 1
-        evaluations = now.evaluations + optax.tree.get(state, "info").num_linesearch_steps
-        minimum = Minimum(
-            x,
-            value,
-            gradient,
-            now.history.at[iteration].set(value),
-            evaluations.astype(jnp.int32),
-            jnp.max(jnp.abs(gradient)) <= tolerance,
+    def iterate(now: _Search) -> _Search:
+        slope = projected(now.gradient, now.x, low, high)
+        free = slope != 0
+        direction = -_curvature_scaled(slope, jnp.where(free, now.steps, 0), jnp.where(free, now.turns, 0))
+
+        def attempt(trial):
+            length, *_, count = trial
+            x = jnp.clip(now.x + length * direction, low, high)
+            value, gradient = value_and_gradient(x, args)
+            return length * jnp.where(jnp.isfinite(value), 0.4, 0.1), x, value, gradient, count + 1
+
+        def too_long(trial):
+            _, x, value, gradient, count = trial
+            # at the level of rounding the value says nothing any more, and every step that keeps it is good
+            allowed = now.value + _DECREASE * jnp.sum(slope * (x - now.x)) + rounding * jnp.abs(now.value)
+            good = (value <= allowed) & jnp.all(jnp.isfinite(gradient))
+            return ~good & (count <= _HALVINGS)
+
+        untried = jnp.ones_like(now.value), now.x, jnp.full_like(now.value, jnp.inf), now.gradient, jnp.int32(0)
+        _, x, value, gradient, count = jax.lax.while_loop(too_long, attempt, untried)
+        failed = count > _HALVINGS
+        x, value, gradient = jax.tree.map(
+            lambda new, old: jnp.where(failed, old, new), (x, value, gradient), (now.x, now.value, now.gradient)
         )
-        return _Progress(minimum, state, iteration, jnp.where(value < now.value, 0, progress.stalled + 1))
+        merit = jnp.stack([value, size(x, gradient)])
+        # after a failed line search the memory is dropped, and the next one goes down the gradient
+        remember = lambda rows, row: jnp.where(failed, 0, jnp.roll(rows, 1, axis=0).at[0].set(row))  # noqa: E731
+        iteration = now.iteration + 1
+        return _Search(
+            x=x,
+            value=value,
+            gradient=gradient,
+            steps=remember(now.steps, x - now.x),
+            turns=remember(now.turns, gradient - now.gradient),
+            history=now.history.at[iteration].set(value),
+            iteration=iteration,
+            evaluations=now.evaluations + count,
+            best=jnp.minimum(merit, now.best),
+            idle=jnp.where(jnp.any(merit < now.best), 0, now.idle + 1),
+        )
 
-    return jax.lax.while_loop(unfinished, iterate, _Progress(first, state, jnp.int32(0), jnp.int32(0))).minimum
+    def unfinished(now: _Search):
+        done = size(now.x, now.gradient) <= tolerance
+        return ~done & jnp.isfinite(now.value) & (now.idle < _PATIENCE) & (now.evaluations < max_evaluations)
+
+    x = jnp.clip(x, low, high)
+    value, gradient = value_and_gradient(x, args)
+    rows = jnp.zeros((memory, *x.shape), x.dtype)
+    history = jnp.full(max_evaluations + 1, jnp.nan, value.dtype).at[0].set(value)
+    best = jnp.stack([value, size(x, gradient)])
+    zero = jnp.int32(0)
+    end = jax.lax.while_loop(
+        unfinished, iterate, _Search(x, value, gradient, rows, rows, history, zero, zero + 1, best, zero)
+    )
+    slope = projected(end.gradient, end.x, low, high)
+    return Minimum(end.x, end.value, slope, end.history, end.evaluations, jnp.max(jnp.abs(slope)) <= tolerance)
 
 
-def _guard(function, args, ceiling):
-    """`function` with a plateau at `ceiling`, flat there, in place of overflow."""
+def projected(gradient: Array, x: Array, low: Array, high: Array) -> Array:
+    """The gradient without the components that push a variable out of the box."""
+    slack = 8 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(x), 1)
+    held = ((x - low <= slack) & (gradient > 0)) | ((high - x <= slack) & (gradient < 0))
+    return jnp.where(held, 0, gradient)
 
-    @jax.custom_vjp
-    def guarded(x):
-        return forward(x)[0]
 
-    def forward(x):
-        value, gradient = jax.value_and_grad(function)(x, args)
-        sound = jnp.isfinite(value) & (value < ceiling) & jnp.all(jnp.isfinite(gradient))
-        return jnp.where(sound, value, ceiling), jnp.where(sound, gradient, 0)
+def _curvature_scaled(gradient, steps, turns):
+    """The inverse Hessian learnt from `steps` and `turns`, newest first, applied to `gradient`."""
+    products, squares = jnp.sum(steps * turns, axis=1), jnp.sum(turns**2, axis=1)
+    usable = products > jnp.finfo(gradient.dtype).eps * squares
+    weights = jnp.where(usable, 1 / jnp.where(usable, products, 1), 0)
 
-    guarded.defvjp(forward, lambda gradient, cotangent: (cotangent * gradient,))
-    return guarded
+    def down(q, row):
+        step, turn, weight = row
+        share = weight * jnp.sum(step * q)
+        return q - share * turn, share
+
+    def up(q, row):
+        step, turn, weight, share = row
+        return q + step * (share - weight * jnp.sum(turn * q)), None
+
+    q, shares = jax.lax.scan(down, gradient, (steps, turns, weights))
+    newest = jnp.argmax(usable)
+    length = jnp.sqrt(jnp.sum(gradient**2))
+    scale = jnp.where(
+        usable[newest], products[newest] / jnp.where(usable, squares, 1)[newest], 1 / jnp.maximum(length, 1)
+    )
+    q, _ = jax.lax.scan(up, scale * q, (steps, turns, weights, shares), reverse=True)
+    return q

@@ -15,8 +15,8 @@ _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(10)
 class ModeBins(eqx.Module):
     r"""A spectrum in bins; inside a bin of $n$ modes all modes share one eigenvalue and one second moment.
 
-    A single mode is a bin with $n = 1$, so nothing that works on bins needs to know which modes are exact. The excess risk is
-    $L = \sum_j W_j A_j$ with $A_j$ the second moment of the error of *one* mode of bin $j$.
+    A single mode is a bin with $n = 1$, so nothing that works on bins needs to know which modes are exact. The excess
+    risk is $L = \sum_j W_j A_j$ with $A_j$ the second moment of the error of *one* mode of bin $j$.
 
     - `eigenvalues`: $\lambda_j$, the $\lambda$-weighted mean over the bin, $\sum\lambda^2 / \sum\lambda$.
     - `weights`: $W_j = \sum_{k \in j} \lambda_k$, that is $n \lambda$ for equal modes.
@@ -34,7 +34,7 @@ def exact_bins(eigenvalues: Float[Array, " modes"], teacher: Float[Array, " mode
 
 
 def power_law_bins(modes: int | None, capacity: Float[Array, ""], decay: Float[Array, ""]) -> ModeBins:
-    r"""The spectrum $\lambda_k = k^{-b}$, $\lambda_k w_k^2 = k^{-a}$ for $k = 1 \dots M$, differentiable in $a$ and $b$.
+    r"""The spectrum $\lambda_k = k^{-b}$, $\lambda_k w_k^2 = k^{-a}$, $k = 1 \dots M$, differentiable in $a$ and $b$.
 
     Up to 1024 modes are exact. Beyond, the first 64 are, and the rest falls into 6 bins an octave, whose sums
     $\sum_{k \in \mathrm{bin}} k^{-p}$ are exact to rounding (differences of Hurwitz zeta functions, see `power_sums`).
@@ -71,9 +71,9 @@ def power_law_bins(modes: int | None, capacity: Float[Array, ""], decay: Float[A
 def power_sums(power: Float[Array, ""], edges: np.ndarray) -> Float[Array, " bins"]:
     r"""The sums $\sum_{k=l}^{h-1} k^{-p}$ between successive integer edges, all at least about 50.
 
-    Equal to $\zeta(p, l) - \zeta(p, h)$, but written as midpoint Euler-Maclaurin,
-    $\int_{l-1/2}^{h-1/2} f - \tfrac{1}{24} [f'] + \tfrac{7}{5760} [f'''] - \tfrac{31}{967680} [f^{(5)}]$ with $f = x^{-p}$ and the
-    integral by Gauss-Legendre in $\log x$. No large numbers are subtracted, $p = 1$ is not special, and the derivative with
+    Equal to $\zeta(p, l) - \zeta(p, h)$, but written as midpoint Euler-Maclaurin, $\int_{l-1/2}^{h-1/2} f -
+    \tfrac{1}{24} [f'] + \tfrac{7}{5760} [f'''] - \tfrac{31}{967680} [f^{(5)}]$ with $f = x^{-p}$ and the integral by
+    Gauss-Legendre in $\log x$. No large numbers are subtracted, $p = 1$ is not special, and the derivative with
     respect to $p$ is that of elementary functions.
     """
     log_edges = np.log(edges - 0.5)

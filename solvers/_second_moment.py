@@ -11,7 +11,7 @@ from ._mode_bins import ModeBins
 
 
 class Drive(NamedTuple):
-    r"""What the optimiser does at each step: $v' = \beta v + g$, then $u' = u - e_1 g - e_2 v'$, with $B$ fresh samples."""
+    r"""What the optimiser does at each step: $v' = \beta v + g$, $u' = u - e_1 g - e_2 v'$, with $B$ fresh samples."""
 
     e1: Float[Array, "*steps"]
     e2: Float[Array, "*steps"]
@@ -90,8 +90,8 @@ def stability_bound(bins: ModeBins, batch_size: Float[Array, ""]) -> Float[Array
     r"""Largest constant rate at which plain one-pass SGD is stable: the $\eta$ at which
     $\sum_j W_j \eta / (2B - (B+1) \eta \lambda_j) = 1$.
 
-    There the spectral radius of the recursion is 1. For $B = 1$ it is about $2 / (\mathrm{tr}\Lambda + 2\lambda_1)$, far below
-    $2/\lambda_1$. Differentiable; `inf` where all eigenvalues vanish.
+    There the spectral radius of the recursion is 1. For $B = 1$ it is about $2 / (\mathrm{tr}\Lambda + 2\lambda_1)$,
+    far below $2/\lambda_1$. Differentiable; `inf` where all eigenvalues vanish.
     """
     lam, weights, B = bins.eigenvalues, bins.weights, batch_size
     trace, top = jnp.sum(weights), jnp.max(lam)

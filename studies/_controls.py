@@ -8,73 +8,52 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..problems import _checks as checks
 from ..problems import continuous, replace, resolve
 from ..solvers import as_float
 
 _SMALLEST_MOMENTUM = 0.01  # where the search starts if there is none: at 0 its scale ends
-_NEAR = 1e-3  # how close to a bound, on the scale of the search, counts as at it
+_SMALLEST_SHARE = 1e-3  # of its largest value, where the search starts for a rate of 0
+_NEAR = 1e-9  # how close to a bound, on the scale of the search, counts as at it
 _REAL = ("capacity", "decay")  # exponents; whatever else is not named here is positive
 _FRACTION = ("momentum",)
 _AT_LEAST_ONE = ("batch_size", "samples")
 
 
 class Control(eqx.Module):
-    r"""One field of the protocol, the limit or the task, and the scale on which it is searched.
+    r"""One field of the protocol, the limit or the task, and the scale $u$ on which it is searched.
 
-    The scale is $u = v$ for exponents, $u = \log\frac{v}{1-v}$ for momentum and $u = \log v$ for everything else. Bounds cut the line
-    of $u$, and a sigmoid or a softplus makes a whole line of what is left.
+    $u = v$ for exponents, $u = \log\frac{v}{1-v}$ for momentum and $u = \log v$ for everything else; `low` and `high`
+    bound $u$.
     """
 
     name: str = eqx.field(static=True)
     owner: str = eqx.field(static=True)
     field: str = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
-    bounded: tuple[bool, bool] = eqx.field(static=True)
     low: Any
     high: Any
 
     @property
     def size(self) -> int:
+        """How many numbers the field holds."""
         return int(np.prod(self.shape))
 
-    def value(self, x):
-        """The value of the field at a point of the search."""
-        low, high = self.low, self.high
-        if all(self.bounded):
-            x = low + (high - low) * jax.nn.sigmoid(x)
-        elif self.bounded[0]:
-            x = low + jax.nn.softplus(x)
-        elif self.bounded[1]:
-            x = high - jax.nn.softplus(x)
-        return _from_scale(self.field, x).reshape(self.shape)
-
-    def variable(self, value, margin: float = 0.0):
-        """The point of the search at which the field has this value, kept `margin` away from the bounds."""
-        u, (low, high) = _to_scale(self.field, jnp.ravel(value)), (self.low, self.high)
-        if all(self.bounded):
-            return jax.scipy.special.logit(jnp.clip((u - low) / (high - low), margin, 1 - margin))
-        if self.bounded[0]:
-            return _inverse_softplus(jnp.maximum(u - low, margin))
-        if self.bounded[1]:
-            return _inverse_softplus(jnp.maximum(high - u, margin))
-        return u
+    def value(self, u):
+        """The value of the field at a point `[size]` of the scale."""
+        return _from_scale(self.field, u).reshape(self.shape)
 
     def at_bound(self, value) -> np.ndarray:
         """Where a value touches one of its bounds, in the shape of the field."""
         with np.errstate(divide="ignore"):
             u = _to_scale(self.field, np.asarray(value, np.float64), np)
-        touches = np.zeros(self.shape, bool)
-        for is_bounded, bound in zip(self.bounded, (self.low, self.high), strict=True):
-            if is_bounded:
-                touches |= np.abs(u - bound) <= _NEAR
-        return touches
+        return (u <= self.low + _NEAR) & np.isfinite(self.low) | (u >= self.high - _NEAR) & np.isfinite(self.high)
 
 
 def controls(over: str | Sequence[str], owners: dict[str, Any], bounds: dict[str, Any] | None) -> tuple[Control, ...]:
     """The controls named by `over`, looked up in protocol, limit and task.
 
-    **Raises:** `ValueError` for a name that is unknown, given twice, or not a continuous number, and for bounds that leave no room.
+    **Raises:** `ValueError` for a name that is unknown, given twice, or not a continuous number, and for bounds that
+    leave no room.
     """
     names = (over,) if isinstance(over, str) else tuple(over)
     if not names:
@@ -93,15 +72,14 @@ def controls(over: str | Sequence[str], owners: dict[str, Any], bounds: dict[str
             )
         low, high = _bounds(name, slot.field, bounds.pop(name, None))
         shape = tuple(np.shape(getattr(owner, slot.field)))
-        bounded = bool(np.isfinite(low)), bool(np.isfinite(high))
-        found.append(Control(name, slot.owner, slot.field, shape, bounded, low, high))
+        found.append(Control(name, slot.owner, slot.field, shape, low, high))
     if bounds:
         raise ValueError(f"bounds are given for {', '.join(bounds)}, which over does not name.")
     return tuple(found)
 
 
 def start(found: tuple[Control, ...], owners: dict[str, Any]):
-    """Where the search begins, as one vector: the values that the problem came with, moved off the ends of their scales."""
+    """Where the search begins, as one vector: the values that the problem came with, off the ends of their scales."""
     parts = []
     for control in found:
         value = as_float(getattr(owners[control.owner], control.field))
@@ -111,15 +89,24 @@ def start(found: tuple[Control, ...], owners: dict[str, Any]):
             # rates that end at zero begin a little above it, or they could never move
             largest = float(jnp.max(value))
             if largest <= 0:
-                raise ValueError(f"{control.name} is 0 everywhere and is searched on a log scale; give a positive start.")
-            value = jnp.maximum(value, _NEAR * largest)
-        parts.append(control.variable(value, margin=_NEAR))
+                raise ValueError(
+                    f"{control.name} is 0 everywhere and is searched on a log scale; give a positive start."
+                )
+            value = jnp.maximum(value, _SMALLEST_SHARE * largest)
+        parts.append(_to_scale(control.field, value).ravel())
     return jnp.concatenate(parts)
 
 
 def position(found: tuple[Control, ...], owners: dict[str, Any]):
     """The point of the search that a problem is at, exactly; infinite at the ends of a scale."""
-    return jnp.concatenate([c.variable(as_float(getattr(owners[c.owner], c.field))) for c in found])
+    parts = (_to_scale(c.field, as_float(getattr(owners[c.owner], c.field))).ravel() for c in found)
+    return jnp.concatenate(list(parts))
+
+
+def box(found: tuple[Control, ...]):
+    """The lowest and the highest point of the search."""
+    sizes = [control.size for control in found]
+    return np.repeat([c.low for c in found], sizes), np.repeat([c.high for c in found], sizes)
 
 
 def values(found: tuple[Control, ...], x) -> list[Any]:
@@ -160,7 +147,3 @@ def _from_scale(field: str, u):
     if field in _REAL:
         return u
     return jax.nn.sigmoid(u) if field in _FRACTION else jnp.exp(u)
-
-
-def _inverse_softplus(y):
-    return y + jnp.log(-jnp.expm1(-y))

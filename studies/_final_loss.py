@@ -6,8 +6,9 @@ from ..problems import objectives
 def final_loss(limit, task, protocol, **options):
     """Loss after the last update according to the theory: test loss if the task has a test side, else training loss.
 
-    Differentiable with respect to every continuous number of `limit`, `task` and `protocol`; `options` (such as `key`, `samples`)
-    go to `limit.solve`. Outside of transformations divergence raises; inside the loss is whatever it became.
+    Differentiable with respect to every continuous number of `limit`, `task` and `protocol`; `options` (such as
+    `key`, `samples`) go to `limit.solve`. Outside of transformations divergence raises; inside the loss is whatever
+    it became.
 
     !!! example
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from ..problems import DivergedError, Trajectory, default_key, objectives, resolve
 from ..problems import _checks as checks
-from ..solvers import double, minimise, to_host
+from ..solvers import double, minimise, projected, to_host
 from . import _controls
 from ._benchmarks import tuned_shapes
+from ._zeros import fold_zeros, unfold_zeros
 
 METHODS = ("sweeps", "lbfgs")
 
@@ -22,9 +23,9 @@ METHODS = ("sweeps", "lbfgs")
 class ExactlyControlled(Protocol):
     """A limit whose loss can be minimised exactly over one control at a time; without it `optimise` follows gradients.
 
-    `coordinate_sweeps(task, protocol, *, over, objective, upper, max_cycles, tolerance)` returns a record with the new values of
-    the first control in `learning_rate`, `history` (`nan` after the last), and `cycles`; it raises `NotImplementedError` with the
-    reason where a problem is not of that kind.
+    `coordinate_sweeps(task, protocol, *, over, objective, upper, max_cycles, tolerance)` returns a record with the
+    new values of the first control in `learning_rate`, `history` (`nan` after the last), and `cycles`; it raises
+    `NotImplementedError` with the reason where a problem is not of that kind.
     """
 
     def coordinate_sweeps(self, task, protocol, *, over, objective, upper, max_cycles, tolerance) -> Any: ...
@@ -32,9 +33,12 @@ class ExactlyControlled(Protocol):
 
 @runtime_checkable
 class Certified(Protocol):
-    """A limit that knows what an optimal schedule must satisfy: `certificates(task, protocol)` returns numbers by name."""
+    """A limit that knows what an optimum must satisfy.
 
-    def certificates(self, task, protocol) -> dict[str, float]: ...
+    `certificates(task, protocol, *, over, objective)` returns numbers by name, none where nothing is known.
+    """
+
+    def certificates(self, task, protocol, *, over, objective) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,9 @@ class Optimum:
 
     - `protocol`, `limit`, `task`: the problem with its best values; `trajectory`: what the theory says of it.
     - `value`: the objective there, and `history` its values on the way, `[iterations + 1]`.
-    - `stationarity`: $\max |\partial \log J / \partial x|$, on the scale of the search; for a rate without bounds this is the Hamiltonian
-      residual $\max_t |\eta_t\, \partial J / \partial \eta_t| / J$. A control at its bound counts as stationary.
+    - `stationarity`: $\max |\partial \log J / \partial x|$, on the scale of the search; for a rate without bounds
+      this is the Hamiltonian residual $\max_t |\eta_t\, \partial J / \partial \eta_t| / J$. A control at its bound
+      counts as stationary.
     - `evaluations`: of value and gradient (or cycles of sweeps, which cost as much).
     - `objective`, `method`: what was minimised, and how.
     - `at_bound`: by name, where the best value touches a bound.
@@ -72,7 +77,9 @@ class Optimum:
     @property
     def found(self) -> dict[str, np.ndarray]:
         """The best values of what was free, by name."""
-        return {name: np.asarray(getattr(getattr(self, slot.owner), slot.field)) for name, slot in self._slots().items()}
+        return {
+            name: np.asarray(getattr(getattr(self, slot.owner), slot.field)) for name, slot in self._slots().items()
+        }
 
     def _slots(self):
         return {name: resolve(name, protocol=self.protocol, limit=self.limit, task=self.task) for name in self.over}
@@ -126,18 +133,18 @@ def optimise(
 ) -> Optimum:
     r"""Makes an objective small over schedules, hyperparameters or properties of the task, through the theory.
 
-    The search starts at the values that the problem comes with. Every entry of a schedule is a control of its own, and one
-    gradient moves all of them.
+    The search starts at the values that the problem comes with. Every entry of a schedule is a control of its own,
+    and one gradient moves all of them.
 
     **Arguments:**
 
     - `limit`, `task`, `protocol`: the problem, as for `limit.solve`.
-    - `over`: name or names of continuous numbers of the three, such as `"learning_rate"`, `("learning_rate", "momentum")`,
-      `"richness"`.
+    - `over`: name or names of continuous numbers of the three, such as `"learning_rate"`, `("learning_rate",
+      "momentum")`, `"richness"`.
     - `objective`: function of a `Trajectory` with a positive value; `None` is `objectives.final_loss`.
-    - `method`: `"sweeps"`, exact minimisation over one control at a time, for limits that offer it; `"lbfgs"`, quasi-Newton on
-      the logarithm of the objective, for all; `None` takes the first that applies. L-BFGS works on log-rates, and momentum
-      on the scale $\log\frac{\beta}{1-\beta}$.
+    - `method`: `"sweeps"`, exact minimisation over one control at a time, for limits that offer it; `"lbfgs"`,
+      quasi-Newton on the logarithm of the objective, for all; `None` takes the first that applies. L-BFGS works on
+      log-rates, and momentum on the scale $\log\frac{\beta}{1-\beta}$.
     - `bounds`: `(low, high)` by name, either may be `None`.
     - `max_evaluations`, `tolerance`: when to stop; the search has converged when `stationarity` is at most `tolerance`.
     - `cross_check`: whether to run the other method too (or L-BFGS from a halved start, where there is no other);
@@ -148,8 +155,8 @@ def optimise(
     - `throw`: whether a start without a finite loss raises.
     - `options`: for `limit.solve`, such as `samples`.
 
-    **Returns:** an `Optimum`. Where the landscape has many minima (momentum, rich full-batch training) it is one of them: `status`
-    and `stationarity` say how well it is known.
+    **Returns:** an `Optimum`. Where the landscape has many minima (momentum, rich full-batch training) it is one of
+    them: `status` and `stationarity` say how well it is known.
 
     **Raises:** `DivergedError` when the start diverges; `ValueError` for names, bounds or a method that do not fit.
 
@@ -176,7 +183,9 @@ def optimise(
     status = "diverged" if not sound else "converged" if stationary else "not converged"
     certificates: dict[str, Any] = {"hamiltonian_residual": found.stationarity}
     if isinstance(limit, Certified):
-        certificates |= best["limit"].certificates(best["task"], best["protocol"])
+        certificates |= best["limit"].certificates(
+            best["task"], best["protocol"], over=problem.fields, objective=problem.objective
+        )
     if cross_check:
         other = _lbfgs(problem, **search, shift=0.0 if method == "sweeps" else np.log(0.5))
         certificates["cross_check"] = other.value / found.value - 1
@@ -209,16 +218,19 @@ class _Problem(eqx.Module):
     key: Any
     options: dict[str, Any]
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(control.field for control in self.controls)
+
+    def folded(self) -> "_Problem":
+        return eqx.tree_at(lambda p: p.owners["protocol"], self, fold_zeros(self.owners["protocol"]))
+
     def __call__(self, values: list[Any]):
         owners = _controls.with_values(self.controls, values, self.owners)
-        trajectory = owners["limit"].solve(owners["task"], owners["protocol"], key=self.key, throw=False, **self.options)
+        trajectory = owners["limit"].solve(
+            owners["task"], owners["protocol"], key=self.key, throw=False, **self.options
+        )
         return self.objective(trajectory)
-
-
-class _Zeros(eqx.Module):
-    """An array that is zero and will stay so, known to the compiler: theories drop the terms that it multiplies."""
-
-    shape: tuple[int, ...] = eqx.field(static=True)
 
 
 @dataclass(frozen=True)
@@ -233,8 +245,10 @@ class _Found:
 def _lbfgs(problem: _Problem, max_evaluations, tolerance, throw, shift: float = 0.0) -> _Found:
     with double():
         x = _controls.start(problem.controls, problem.owners) + shift
-        compiled = _fold_zeros(problem)
-        minimum = minimise(_log_objective, x, compiled, max_evaluations=max_evaluations, tolerance=tolerance)
+        compiled = problem.folded()
+        low, high = _controls.box(problem.controls)
+        limits = {"low": low, "high": high, "max_evaluations": max_evaluations, "tolerance": np.float64(tolerance)}
+        minimum = minimise(_log_objective, x, compiled, **limits)
         values = _controls.values(problem.controls, minimum.x)
     minimum, values = to_host((minimum, values))
     _check_start(np.exp(minimum.history[0]), throw)
@@ -253,12 +267,12 @@ def _sweeps(problem: _Problem, max_evaluations, tolerance, throw, required: bool
         if not isinstance(limit, ExactlyControlled):
             raise NotImplementedError(f"{type(limit).__name__} does not offer them.")
         control = problem.controls[0]
-        if control.bounded[0]:
+        if np.isfinite(control.low):
             raise NotImplementedError("sweeps take no lower bound.")
         sweeps = limit.coordinate_sweeps(
             task,
             protocol,
-            over=tuple(c.field for c in problem.controls),
+            over=problem.fields,
             objective=problem.objective,
             upper=float(np.exp(control.high)),
             max_cycles=max_evaluations,
@@ -271,7 +285,8 @@ def _sweeps(problem: _Problem, max_evaluations, tolerance, throw, required: bool
     _check_start(sweeps.history[0], throw)
     owners = _controls.with_values(problem.controls, [sweeps.learning_rate], problem.owners)
     with double():
-        gradient = _gradient(_controls.position(problem.controls, owners), _fold_zeros(problem))
+        x = _controls.position(problem.controls, owners)
+        gradient = projected(_gradient(x, problem.folded()), x, *_controls.box(problem.controls))
     return _Found(
         owners=owners,
         value=float(sweeps.value),
@@ -282,21 +297,11 @@ def _sweeps(problem: _Problem, max_evaluations, tolerance, throw, required: bool
 
 
 def _log_objective(x, problem: _Problem):
-    is_zeros = lambda leaf: isinstance(leaf, _Zeros)  # noqa: E731
-    problem = jax.tree.map(lambda a: np.zeros(a.shape) if is_zeros(a) else a, problem, is_leaf=is_zeros)
+    problem = unfold_zeros(problem)
     return jnp.log(problem(_controls.values(problem.controls, x)))
 
 
 _gradient = eqx.filter_jit(jax.grad(_log_objective))
-
-
-def _fold_zeros(problem: _Problem) -> _Problem:
-    def fold(leaf):
-        known = checks.concrete(leaf)
-        return _Zeros(known.shape) if known.ndim == 1 and not np.any(known) else leaf
-
-    folded = jax.tree.map(fold, problem.owners["protocol"])
-    return eqx.tree_at(lambda p: p.owners["protocol"], problem, folded)
 
 
 def _check_start(value, throw: bool) -> None:
