@@ -1,4 +1,5 @@
 from ._base import AbstractLimit, of
+from ._mlp import MLP
 from ._random_features import RandomFeatures
 
-__all__ = ["AbstractLimit", "RandomFeatures", "of"]
+__all__ = ["MLP", "AbstractLimit", "RandomFeatures", "of"]

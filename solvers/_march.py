@@ -64,6 +64,7 @@ class Params(NamedTuple):
     richness: Float[Array, ""]
     init_scale: Float[Array, " depth+1"]
     biased: Float[Array, ""]  # 1 if there are biases
+    tolerance: Float[Array, ""]
 
 
 class Schedule(NamedTuple):
@@ -81,7 +82,6 @@ class _March(NamedTuple):
     activation: Callable
     axis: AbstractFieldAxis
     capacity: int
-    tolerance: float
     fields: bool
     test_backward: bool
 
@@ -129,15 +129,8 @@ class _March(NamedTuple):
         """The activation and its derivative."""
         return jax.jvp(self.activation, (h,), (jnp.ones_like(h),))
 
-    def reveal(self, field, old, live, role, layer, now, key, count):
-        fresh = lambda place: self.axis.normals(key, role, layer, now, count.astype(int) + place)  # noqa: E731
-        return reveal(field, old, live, self.axis, self.tolerance, fresh)
-
-    def project(self, field, old, new, live):
-        return project(field, old, new, live, self.axis, self.tolerance)
-
     def step(self, params: Params, key, history, state: State, x: Schedule):
-        start, y, gamma, scale, biased = params
+        start, y, gamma, scale, biased, tolerance = params
         weights, axis, d = state.weights, self.axis, state.weights.decay
         now, counts = jax.lax.stop_gradient(x.time).astype(int), jax.lax.stop_gradient(state.counts)
         hidden = range(self.depth - 1)
@@ -146,6 +139,13 @@ class _March(NamedTuple):
             HiddenWeight(history[b], live[b], d * scale[b + 1], weights.hidden[b], weights.hidden_bias[b])
             for b in hidden
         ]
+
+
+        def extend(field, old, b, side):
+            role, place = ("forward", "backward")[side], counts[b, side].astype(int)
+            fresh = lambda rank: axis.normals(key, role, b, now, place + rank)  # noqa: E731
+            return reveal(field, old, live[b][side], axis, tolerance, fresh)
+
         up, down = [None] * (self.depth - 1), [None] * (self.depth - 1)  # (expansion, new directions, their number)
         test_up, test_down = [], []
 
@@ -156,8 +156,8 @@ class _March(NamedTuple):
         (phi_test, slope_test), test_slopes = self.phi(h), []
         for b, matrix in enumerate(matrices):
             known = matrix.known.forward
-            up[b] = R, new, _ = self.reveal(phi, known, live[b][0], "forward", b, now, key, counts[b, 0])
-            R_test, left = self.project(phi_test, known, new, live[b][0])
+            up[b] = R, new, _ = extend(phi, known, b, 0)
+            R_test, left = project(phi_test, known, new, live[b][0], axis, tolerance)
             phis.append(phi), slopes.append(slope), test_slopes.append(slope_test), test_up.append(R_test)
 
             bias = d * start.bias[b + 1]
@@ -173,11 +173,9 @@ class _March(NamedTuple):
         g, g_test = slope * w, slope_test * w
         for b in reversed(hidden):
             matrix, below = matrices[b], up[b][1]
-            down[b] = R, new, _ = self.reveal(
-                g, matrix.known.backward, live[b][1], "backward", b, now, key, counts[b, 1]
-            )
+            down[b] = R, new, _ = extend(g, matrix.known.backward, b, 1)
             if self.test_backward:
-                R_test, left = self.project(g_test, matrix.known.backward, new, live[b][1])
+                R_test, left = project(g_test, matrix.known.backward, new, live[b][1], axis, tolerance)
                 own = left * start.test_backward[b]
                 g_test = test_slopes[b] * matrix.backward(g_test, R_test, new, below, axis, own)
                 test_down.insert(0, R_test)
@@ -223,7 +221,7 @@ def march(
     activation: Callable,
     axis: AbstractFieldAxis,
     capacity: int,
-    tolerance: float,
+    tolerance: Float[Array, ""] | float,
     fields: bool = False,
     test_backward: bool = False,
     adjoint: Literal["tape", "direct"] = "tape",
@@ -260,10 +258,10 @@ def march(
     """
     x, y, x_test, learning_rate, momentum, weight_decay, richness, init_scale, bias_scale = inputs
     static = _March(
-        len(x), len(init_scale) - 1, activation, axis, capacity, tolerance, fields, test_backward
-    )  # fmt: skip
+        len(x), len(init_scale) - 1, activation, axis, capacity, fields, test_backward
+    )
     start = initialise(x, x_test, init_scale, bias_scale, axis, key)
-    params = Params(start, y, richness, init_scale, (bias_scale > 0).astype(y.dtype))
+    params = Params(start, y, richness, init_scale, (bias_scale > 0).astype(y.dtype), jnp.asarray(tolerance, y.dtype))
     final = lambda schedule: jnp.append(schedule, 0.0)  # noqa: E731  (the last row is not updated any more)
     time = jnp.arange(len(learning_rate) + 1, dtype=y.dtype)
     schedule = Schedule(time, final(learning_rate), final(momentum), final(weight_decay))

@@ -6,6 +6,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from ._precision import context
+
 
 def causal_scan(
     step: Callable,
@@ -93,9 +95,12 @@ def causal_scan(
             add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
             return (add(history_bar, history_more), state_bar, add(params_bar, params_more)), x_bar
 
-        zero = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
-        carry = (zero(history), state_bar, zero(params))
-        (_, _, params_bar), xs_bar = jax.lax.scan(body, carry, (xs, states, outs_bar), reverse=True)
+        # The caller's precision context has been left by the time that a cotangent arrives.
+        double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
+        with context("double" if double else "single"):
+            zero = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
+            carry = (zero(history), state_bar, zero(params))
+            (_, _, params_bar), xs_bar = jax.lax.scan(body, carry, (xs, states, outs_bar), reverse=True)
         return params_bar, None, xs_bar
 
     run.defvjp(forward, backward)
