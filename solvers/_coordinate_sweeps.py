@@ -11,7 +11,7 @@ from ._second_moment import sgd_step
 
 
 class Sweeps(NamedTuple):
-    """The schedule found, the loss after each cycle (`nan` after the last), the largest residual met in the last one."""
+    """The schedule found, the loss after each cycle (`nan` after the last), the largest residual of the last one."""
 
     learning_rate: Float[Array, " steps"]
     value: Float[Array, ""]

@@ -14,7 +14,7 @@ _PATIENCE = 10  # iterations in a row without a new best before the search is ca
 
 
 class Minimum(NamedTuple):
-    """Where the search ended; `gradient` is projected, `history` holds the value at each point and `nan` after the last."""
+    """Where the search ended; `gradient` is projected, `history` is the value at each point and `nan` after the last."""
 
     x: Float[Array, " variables"]
     value: Float[Array, ""]
@@ -78,6 +78,7 @@ def minimise(
     def size(x, gradient):
         return jnp.max(jnp.abs(projected(gradient, x, low, high)))
 
+    # The start is evaluated as the first trial, of length zero, so that `function` is compiled once.
     def iterate(now: _Search) -> _Search:
         slope = projected(now.gradient, now.x, low, high)
         free = slope != 0
@@ -94,26 +95,25 @@ def minimise(
             # at the level of rounding the value says nothing any more, and every step that keeps it is good
             allowed = now.value + _DECREASE * jnp.sum(slope * (x - now.x)) + rounding * jnp.abs(now.value)
             good = (value <= allowed) & jnp.all(jnp.isfinite(gradient))
-            return ~good & (count <= _HALVINGS)
+            return (count == 0) | (~good & (count <= _HALVINGS) & (now.iteration > 0))
 
         untried = jnp.ones_like(now.value), now.x, jnp.full_like(now.value, jnp.inf), now.gradient, jnp.int32(0)
         _, x, value, gradient, count = jax.lax.while_loop(too_long, attempt, untried)
-        failed = count > _HALVINGS
+        failed = (count > _HALVINGS) & (now.iteration > 0)
         x, value, gradient = jax.tree.map(
             lambda new, old: jnp.where(failed, old, new), (x, value, gradient), (now.x, now.value, now.gradient)
         )
         merit = jnp.stack([value, size(x, gradient)])
         # after a failed line search the memory is dropped, and the next one goes down the gradient
         remember = lambda rows, row: jnp.where(failed, 0, jnp.roll(rows, 1, axis=0).at[0].set(row))  # noqa: E731
-        iteration = now.iteration + 1
         return _Search(
             x=x,
             value=value,
             gradient=gradient,
             steps=remember(now.steps, x - now.x),
             turns=remember(now.turns, gradient - now.gradient),
-            history=now.history.at[iteration].set(value),
-            iteration=iteration,
+            history=now.history.at[now.iteration].set(value),
+            iteration=now.iteration + 1,
             evaluations=now.evaluations + count,
             best=jnp.minimum(merit, now.best),
             idle=jnp.where(jnp.any(merit < now.best), 0, now.idle + 1),
@@ -121,17 +121,15 @@ def minimise(
 
     def unfinished(now: _Search):
         done = size(now.x, now.gradient) <= tolerance
-        return ~done & jnp.isfinite(now.value) & (now.idle < _PATIENCE) & (now.evaluations < max_evaluations)
+        going = ~done & jnp.isfinite(now.value) & (now.idle < _PATIENCE) & (now.evaluations < max_evaluations)
+        return (now.iteration == 0) | going
 
-    x = jnp.clip(x, low, high)
-    value, gradient = value_and_gradient(x, args)
+    x, zero = jnp.clip(x, low, high), jnp.int32(0)
+    unknown = jnp.asarray(jnp.inf, x.dtype)
     rows = jnp.zeros((memory, *x.shape), x.dtype)
-    history = jnp.full(max_evaluations + 1, jnp.nan, value.dtype).at[0].set(value)
-    best = jnp.stack([value, size(x, gradient)])
-    zero = jnp.int32(0)
-    end = jax.lax.while_loop(
-        unfinished, iterate, _Search(x, value, gradient, rows, rows, history, zero, zero + 1, best, zero)
-    )
+    history = jnp.full(max_evaluations + 1, jnp.nan, x.dtype)
+    start = _Search(x, unknown, jnp.zeros_like(x), rows, rows, history, zero, zero, jnp.stack([unknown, unknown]), zero)
+    end = jax.lax.while_loop(unfinished, iterate, start)
     slope = projected(end.gradient, end.x, low, high)
     return Minimum(end.x, end.value, slope, end.history, end.evaluations, jnp.max(jnp.abs(slope)) <= tolerance)
 
