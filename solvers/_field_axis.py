@@ -5,11 +5,12 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ._precision import HIGHEST
 
-#: What a normal variable is for, and whether it changes sign in the antithetic partner of a particle.
+#: What a Gaussian is for, and whether it changes sign in the antithetic partner of a particle.
 ROLES = {
     "input": False,
     "forward": False,
@@ -22,7 +23,7 @@ ROLES = {
 
 
 class AbstractFieldAxis(eqx.Module):
-    """Fields are arrays `[row, axis]`; an axis knows their inner product and how fresh Gaussians look on it."""
+    """Fields are arrays `[row, axis]`; an axis knows their inner product, and how fresh Gaussians look on it."""
 
     size: eqx.AbstractVar[int | None]
 
@@ -31,14 +32,16 @@ class AbstractFieldAxis(eqx.Module):
         """This axis with its length set, from the number of particles or from the number of basis slots."""
 
     @abc.abstractmethod
-    def normals(
-        self, key: Key[Array, ""], role: str, layer: int, step: Int[Array, ""] | int, slots: Int[Array, " rows"]
-    ) -> Float[Array, "rows axis"]:
-        """Independent unit Gaussians, one for each row.
+    def draw(self, key: Key[Array, ""], step: Int[Array, ""] | int, blocks: list[tuple[str, int, int]]) -> list:
+        """Randomness for blocks of Gaussians, each given by role, layer and number of rows.
 
-        They are keyed by what they belong to (layer, role, step, row), never by where they are stored, so that
+        Random numbers are keyed by what they belong to (step, role, layer, row), never by where they are stored:
         more steps, more test points or another device change none of them.
         """
+
+    @abc.abstractmethod
+    def gaussians(self, drawn, role: str, slots: Int[Array, " rows"]) -> Float[Array, "rows axis"]:
+        """Independent unit Gaussians from one drawn block, to be kept in these basis slots."""
 
     @abc.abstractmethod
     def inner(self, rows: Float[Array, "a axis"], others: Float[Array, "b axis"]) -> Float[Array, "a b"]:
@@ -53,9 +56,8 @@ class SampleAxis(AbstractFieldAxis):
     r"""Monte-Carlo particles in antithetic pairs, the mean over particles as inner product.
 
     The partner of $(\epsilon^u, \epsilon^r, w)$ is $(\epsilon^u, -\epsilon^r, -w)$ and sits beside it, so predictions
-    vanish at initialisation and are even in the richness, particle pair by particle pair. Averages fluctuate by
-    $O(S^{-1/2})$ and are biased by $O(1/S)$, $S$ being `size`. The normals are drawn in single precision and then
-    converted: both precisions see the same particles.
+    vanish at initialisation and are even in the richness, pair by pair. Averages fluctuate by O($S^{-1/2}$) and are biased
+    by O($1/S$), $S$ being `size`. Random bits are drawn in single precision: both precisions see the same particles.
     """
 
     size: int | None = eqx.field(static=True, default=None)
@@ -63,13 +65,20 @@ class SampleAxis(AbstractFieldAxis):
     def sized(self, samples, slots):
         return self if self.size is not None else SampleAxis(samples)
 
-    def normals(self, key, role, layer, step, slots):
-        for label in (list(ROLES).index(role), layer, step):
-            key = jax.random.fold_in(key, label)
-        keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(slots.shape[0]))
-        half = jax.vmap(lambda k: jax.random.normal(k, (self.size // 2,), jnp.float32))(keys).astype(float)
-        pair = jnp.stack([half, -half if ROLES[role] else half], axis=-1)
-        return pair.reshape(slots.shape[0], self.size)
+    def draw(self, key, step, blocks):
+        roles, rows = list(ROLES), [count for _, _, count in blocks]
+        # One call for all blocks: every call of the generator costs a second of compilation.
+        owner = np.concatenate([np.full(n, roles.index(role) + len(roles) * layer) for role, layer, n in blocks])
+        label = (owner.astype(np.uint32) << 16) + np.concatenate([np.arange(n) for n in rows]).astype(np.uint32)
+        sign = np.concatenate([np.full((n, 1), -1.0 if ROLES[role] else 1.0) for role, _, n in blocks])
+        step_key = jax.random.fold_in(key, step)
+        row = lambda label: jax.random.normal(jax.random.fold_in(step_key, label), (self.size // 2,), jnp.float32)  # noqa: E731
+        half = jax.vmap(row)(jnp.asarray(label)).astype(float)
+        both = jnp.stack([half, sign * half], axis=-1).reshape(len(label), self.size)
+        return jnp.split(both, np.cumsum(rows)[:-1])
+
+    def gaussians(self, drawn, role, slots):
+        return drawn
 
     def inner(self, rows, others):
         # This operand order is the one that runs at memory speed on a CPU; the barrier keeps XLA from undoing it.
@@ -92,10 +101,13 @@ class CoefficientAxis(AbstractFieldAxis):
     def sized(self, samples, slots):
         return CoefficientAxis(2 * slots + 1)
 
-    def normals(self, key, role, layer, step, slots):
+    def draw(self, key, step, blocks):
+        return [rows for _, _, rows in blocks]
+
+    def gaussians(self, drawn, role, slots):
         start = {"input": 0, "forward": 0, "backward": self.size // 2, "readout": self.size // 2, "bias": self.size - 1}
         if role not in start:
-            return jnp.zeros((slots.shape[0], self.size))
+            return jnp.zeros((drawn, self.size))
         return jax.nn.one_hot(start[role] + slots, self.size, dtype=float)
 
     def inner(self, rows, others):

@@ -141,9 +141,12 @@ class _March(NamedTuple):
         ]
 
 
+        blocks = [(role, b + 1, len(y)) for b in hidden for role in ("forward", "backward")]
+        drawn = axis.draw(key, now, blocks) if blocks else []
+
         def extend(field, old, b, side):
-            role, place = ("forward", "backward")[side], counts[b, side].astype(int)
-            fresh = lambda rank: axis.normals(key, role, b, now, place + rank)  # noqa: E731
+            random, role, at = drawn[2 * b + side], ("forward", "backward")[side], counts[b, side].astype(int)
+            fresh = lambda place: axis.gaussians(random, role, at + place)  # noqa: E731
             return reveal(field, old, live[b][side], axis, tolerance, fresh)
 
         up, down = [None] * (self.depth - 1), [None] * (self.depth - 1)  # (expansion, new directions, their number)

@@ -62,7 +62,7 @@ def gram_schmidt(
     return lower, inverse, keep
 
 
-def reveal(field, old: Directions, live, axis, tolerance, normals) -> tuple[Expansion, Directions, Float[Array, ""]]:
+def reveal(field, old: Directions, live, axis, tolerance, gaussians) -> tuple[Expansion, Directions, Float[Array, ""]]:
     r"""Expands `field` in the live directions and in as many new ones as it needs.
 
     $$x = R\,\hat x_{\rm old} + L\,\hat x_{\rm new}, \qquad R = \langle x\, \hat x_{\rm old}\rangle$$
@@ -75,7 +75,7 @@ def reveal(field, old: Directions, live, axis, tolerance, normals) -> tuple[Expa
 
     - `field`: $x$, shape `[rows, axis]`.
     - `old`: the directions so far; `live` is 1 for the slots that count and 0 for the others.
-    - `normals`: `rank -> [rows, axis]`, fresh Gaussians; `rank` is each row's place among the new directions.
+    - `gaussians`: `place -> [rows, axis]`, fresh Gaussians; `place` is each row's place among the new directions.
 
     **Returns:**
 
@@ -83,19 +83,22 @@ def reveal(field, old: Directions, live, axis, tolerance, normals) -> tuple[Expa
     """
     first = axis.inner(field, old.hat) * live
     residual = field - dot(first, old.hat)
-    outer, combine, keep = gram_schmidt(axis.inner(residual, residual), tolerance * axis.square(field))
-    fresh = dot(combine, residual)
+    lower, inverse, keep = gram_schmidt(axis.inner(residual, residual), tolerance * axis.square(field))
+    fresh = dot(inverse, residual)
 
     second = axis.inner(fresh, old.hat) * live
     fresh = fresh - dot(second, old.hat)
-    # Kept rows have variance 1 up to rounding by now; one that does not was rounding noise itself.
-    correction, combine, keep = gram_schmidt(axis.inner(fresh, fresh), jnp.where(keep, 0.25, jnp.inf))
+    # Orthonormal up to rounding over pivot by now: two terms of the series of the square root of the Gram matrix do.
+    kept = keep.astype(field.dtype)
+    excess = axis.inner(fresh, fresh) - jnp.diag(kept)
+    square, one = dot(excess, excess), jnp.eye(len(field), dtype=field.dtype)
+    fresh = dot(one - excess / 2 + 3 * square / 8, fresh)
+    lower, correction = dot(lower, one + excess / 2 - square / 8), dot(lower, second)
 
     place = jnp.cumsum(keep) - 1
-    front = ((place == jnp.arange(len(field))[:, None]) & keep).astype(field.dtype)
-    new = Directions(dot(front, dot(combine, fresh)), dot(front, normals(place)))
-    expansion = Expansion(first + dot(outer, second), dot(dot(outer, correction), front.T))
-    return expansion, new, jnp.sum(front)
+    front = (place == jnp.arange(len(field))[:, None]) * kept
+    expansion = Expansion(first + correction, dot(lower, front.T))
+    return expansion, Directions(dot(front, fresh), dot(front, gaussians(place))), jnp.sum(kept)
 
 
 def project(field, old: Directions, new: Directions, live, axis, tolerance) -> tuple[Expansion, Float[Array, "rows 1"]]:

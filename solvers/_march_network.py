@@ -96,21 +96,23 @@ def initialise(
     (samples, dim), tests, depth = x.shape, len(x_test), len(init_scale) - 1
     x, x_test, tolerance = x / jnp.sqrt(dim), x_test / jnp.sqrt(dim), 100 * jnp.finfo(x.dtype).eps
 
-    def normals(role, layer, rows):
-        return axis.normals(key, role, layer, 0, jnp.arange(rows))
+    tested = [("test_forward", b, tests) for b in range(depth)] + [("test_backward", b, tests) for b in range(1, depth)]
+    blocks = [("input", 0, samples), ("readout", depth, 1), *(("bias", l, 1) for l in range(depth)), *tested]
+    drawn = axis.draw(key, 0, blocks)
+    gaussians = [axis.gaussians(d, role, jnp.arange(n)) for d, (role, _, n) in zip(drawn, blocks, strict=True)]
+    readout, biases, own = gaussians[1], gaussians[2 : 2 + depth], gaussians[2 + depth :]
 
-    nothing = Directions(jnp.zeros((0, dim), x.dtype), jnp.zeros((0, axis.size), x.dtype))
-    fresh = lambda place: axis.normals(key, "input", 0, 0, place)  # noqa: E731
-    data, basis, _ = reveal(x, nothing, jnp.zeros(0, x.dtype), InputAxis(), tolerance, fresh)
-    test_data, left = project(x_test, nothing, basis, jnp.zeros(0, x.dtype), InputAxis(), tolerance)
-    own = [left * normals("test_forward", 0, tests)] + [normals("test_forward", b, tests) for b in range(1, depth)]
+    nothing, none = Directions(jnp.zeros((0, dim), x.dtype), jnp.zeros((0, axis.size), x.dtype)), jnp.zeros(0, x.dtype)
+    fresh = lambda place: axis.gaussians(drawn[0], "input", place)  # noqa: E731
+    data, basis, _ = reveal(x, nothing, none, InputAxis(), tolerance, fresh)
+    test_data, left = project(x_test, nothing, basis, none, InputAxis(), tolerance)
     return Start(
         data=data.new,
         test_data=test_data.new,
         preactivation=init_scale[0] * dot(data.new, basis.noise),
-        test_preactivation=init_scale[0] * (dot(test_data.new, basis.noise) + own[0]),
-        bias=bias_scale * jnp.concatenate([normals("bias", layer, 1) for layer in range(depth)]),
-        readout=init_scale[-1] * normals("readout", depth, 1),
-        test_forward=tuple(own[1:]),
-        test_backward=tuple(normals("test_backward", b, tests) for b in range(1, depth)),
+        test_preactivation=init_scale[0] * (dot(test_data.new, basis.noise) + left * own[0]),
+        bias=bias_scale * jnp.concatenate(biases),
+        readout=init_scale[-1] * readout,
+        test_forward=tuple(own[1:depth]),
+        test_backward=tuple(own[depth:]),
     )
