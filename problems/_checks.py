@@ -28,6 +28,8 @@ def leaf(name: str, value: Any, what: str = "a number") -> Any:
             return value
         if jnp.issubdtype(value.dtype, jnp.integer):
             return value.astype(float)
+    elif is_traced(value) and isinstance(value, (list, tuple)):
+        return leaf(name, jnp.stack([jnp.asarray(entry, float) for entry in value]), what)
     elif not isinstance(value, (bool, str, bytes)) and value is not None:
         try:
             array = np.asarray(value)
@@ -35,8 +37,6 @@ def leaf(name: str, value: Any, what: str = "a number") -> Any:
             array = np.asarray(None)
         if array.dtype.kind in "iuf":
             return array.astype(np.float64)
-        if array.dtype == object and array.size and any(isinstance(v, jax.Array) for v in array.ravel()):
-            return leaf(name, jnp.stack([jnp.asarray(v, float) for v in array.ravel()]).reshape(array.shape), what)
     raise TypeError(f"{name} must be {what}; {_shown(value)} was given.")
 
 
@@ -109,13 +109,15 @@ def instance(name: str, value: Any, kinds: type | tuple[type, ...], allowed: str
 
 
 def schedules(
-    steps: int | None, values: dict[str, Any], bounds: dict[str, dict[str, float]]
+    steps: int | None, values: dict[str, Any], bounds: dict[str, dict[str, float]], optional: tuple[str, ...] = ()
 ) -> tuple[int, dict[str, Any]]:
     """Makes every entry of `values` an array with one value a step.
 
-    Arrays fix the number of steps, scalars are repeated, `None` passes. `bounds[name]` holds `low`, `above`, `below`.
+    Arrays fix the number of steps, scalars are repeated, `None` passes for the names in `optional`. `bounds[name]`
+    holds `low`, `above`, `below`.
     """
-    leaves = {k: leaf(k, v, "a number or an array with one value a step") for k, v in values.items() if v is not None}
+    given = {name: value for name, value in values.items() if value is not None or name not in optional}
+    leaves = {name: leaf(name, value, "a number or an array with one value a step") for name, value in given.items()}
     lengths = {}
     for name, value in leaves.items():
         if value.ndim > 1:

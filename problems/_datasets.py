@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks as checks
-from ._keys import default_key
+from ._keys import default_key, normal_double
 
 
 class AbstractTask(eqx.Module):
@@ -106,15 +106,12 @@ def sphere(
         degree = checks.integer("degree", degree)
     with jax.enable_x64(True):
         key_x, key_b = jax.random.split(default_key(key))
-        x = jax.random.normal(key_x, (samples + test_samples, dim))
-        x = x * (jnp.sqrt(dim) / jnp.linalg.norm(x, axis=1, keepdims=True))
-        b = jax.random.normal(key_b, (dim,))
-        u = x @ b / (jnp.linalg.norm(b) * jnp.sqrt(dim))
-        if target == "sign":
-            y = jnp.where(u < 0, -1.0, 1.0)
-        else:
-            y = _unit_gegenbauer(u, 1 if degree is None else degree, dim)
-    x, y = _numpy(x), _numpy(y)
+        x = normal_double(key_x, (samples + test_samples, dim))
+        b = normal_double(key_b, (dim,))
+        xp = np if isinstance(x, np.ndarray) else jnp
+        x = x * (np.sqrt(dim) / xp.linalg.norm(x, axis=1, keepdims=True))
+        u = x @ b / (xp.linalg.norm(b) * np.sqrt(dim))
+        y = xp.where(u < 0, -1.0, 1.0) if target == "sign" else _unit_gegenbauer(u, degree or 1, dim)
     if test_samples == 0:
         return Dataset(x, y)
     return Dataset(x[:samples], y[:samples], x[samples:], y[samples:])
@@ -182,10 +179,10 @@ def _digit_classes(classes) -> tuple[int, ...]:
 
 def _unit_gegenbauer(u, degree: int, dim: int):
     """The polynomial of `degree` in u, of unit variance for u one coordinate of the unit sphere in `dim` dimensions."""
-    previous, current = jnp.ones_like(u), u
+    previous, current = u**0, u
     for k in range(1, degree):
         previous, current = current, ((2 * k + dim - 2) * u * current - k * previous) / (k + dim - 2)
-    return current * jnp.sqrt(float(_harmonics(dim, degree)))
+    return current * np.sqrt(float(_harmonics(dim, degree)))
 
 
 def _harmonics(dim: int, degree: int) -> int:
@@ -209,7 +206,3 @@ def _same_length(first: str, a, second: str, b) -> None:
         raise ValueError(
             f"{first} and {second} must have the same number of samples; they have {a.shape[0]} and {b.shape[0]}."
         )
-
-
-def _numpy(value):
-    return value if checks.is_traced(value) else np.asarray(value)

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _checks as checks
 from ._datasets import AbstractTask
-from ._keys import default_key
+from ._keys import default_key, normal_double
 
 
 class LinearProblem(eqx.Module):
@@ -64,7 +64,8 @@ class PowerLaw(AbstractDistribution):
             known = checks.concrete(value)
             if self.modes is None and known is not None and known <= 1:
                 raise ValueError(
-                    f"{name} must be above 1 with infinitely many modes, or the sum over them diverges; it is {known:g}."
+                    f"{name} must be above 1 with infinitely many modes, or the sum over them diverges; "
+                    f"it is {known:g}."
                 )
         self.noise = checks.number("noise", noise, low=0.0)
         self.samples = None if samples is None else checks.number("samples", samples, low=1.0)
@@ -77,7 +78,7 @@ class PowerLaw(AbstractDistribution):
         k = np.arange(1, self.modes + 1, dtype=np.float64)
         eigenvalues = k**-self.capacity
         teacher = k ** ((self.capacity - self.decay) / 2)
-        return _draw(eigenvalues, teacher, self.noise, self.samples, size, key)
+        return _draw(eigenvalues, teacher, self.noise, _replicated(self.samples, size), size, key)
 
 
 class Gaussian(AbstractDistribution):
@@ -112,9 +113,9 @@ class Gaussian(AbstractDistribution):
         r"""`size` copies of every mode with $w_k^2$ shared among them, with `size * samples` samples, or `sample_ratio`
         times as many samples as input dimensions."""
         size = checks.integer("size", size)
-        samples = self.samples
+        samples = _replicated(self.samples, size)
         if self.sample_ratio is not None:
-            samples = _finite_ratio(self.sample_ratio, self.eigenvalues.shape[0])
+            samples = _finite_ratio(self.sample_ratio, self.eigenvalues.shape[0] * size)
         return _draw(self.eigenvalues, self.teacher, self.noise, samples, size, key)
 
 
@@ -136,8 +137,7 @@ class Isotropic(AbstractDistribution):
         size = checks.integer("size", size)
         key_teacher, key_data = jax.random.split(default_key(key))
         with jax.enable_x64(True):
-            teacher = jax.random.normal(key_teacher, (size,)) / np.sqrt(size)
-        teacher = teacher if checks.is_traced(teacher) else np.asarray(teacher)
+            teacher = normal_double(key_teacher, (size,)) / np.sqrt(size)
         samples = _finite_ratio(self.sample_ratio, size)
         return _draw(np.ones(size), teacher, self.noise, samples, 1, key_data)
 
@@ -170,22 +170,26 @@ def _ratio(value):
     return checks.number("sample_ratio", value, above=0.0, finite=False)
 
 
-def _finite_ratio(ratio, dim: int):
+def _finite_ratio(ratio, dim: int) -> int | None:
     known = checks.concrete(ratio)
     if known is None:
         raise TypeError("sample_ratio must be concrete to draw data: it fixes the shape of the sample.")
-    if np.isinf(known):
+    return None if np.isinf(known) else max(1, round(float(known) * dim))
+
+
+def _replicated(samples, size: int) -> int | None:
+    if samples is None:
         return None
-    return max(1.0, round(float(known) * dim))
+    known = checks.concrete(samples)
+    if known is None:
+        raise TypeError("samples must be concrete to draw data: it fixes the shape of the sample.")
+    return round(float(known) * size)
 
 
-def _draw(eigenvalues, teacher, noise, samples, size: int, key) -> LinearProblem:
+def _draw(eigenvalues, teacher, noise, samples: int | None, size: int, key) -> LinearProblem:
     xp = jnp if checks.is_traced((eigenvalues, teacher)) else np
     problem = LinearProblem(xp.repeat(eigenvalues, size), xp.repeat(teacher, size) / size**0.5, noise)
     if samples is None:
         return problem
-    known = checks.concrete(samples)
-    if known is None:
-        raise TypeError("samples must be concrete to draw data: it fixes the shape of the sample.")
-    x, y = problem.batch(default_key(key), round(float(known) * size))
+    x, y = problem.batch(default_key(key), samples)
     return LinearProblem(problem.eigenvalues, problem.teacher, noise, x, y)

@@ -1,7 +1,11 @@
 """Random keys: every stochastic entry takes `key=None`, and `None` is one fixed key."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.special
 
 
 def default_key(key=None) -> jax.Array:
@@ -28,3 +32,18 @@ def key_name(key) -> str:
     if isinstance(key, jax.core.Tracer):
         return "traced"
     return "-".join(str(int(word)) for word in jax.random.key_data(key).ravel())
+
+
+def normal_double(key, shape: tuple[int, ...]) -> Any:
+    """Standard normal numbers in float64 whatever the global flag: NumPy for a concrete key, traced for a traced one.
+
+    Made from 32-bit words: JAX cannot lower 64-bit random words inside a `jit` that began in single precision.
+    """
+    with jax.enable_x64(True):
+        words = jax.random.bits(key, (2, *shape), jnp.uint32) >> 6
+        if not isinstance(words, jax.core.Tracer):
+            words = np.asarray(words)
+        words = words.astype(np.float64)
+        uniform = (words[0] * 2.0**26 + words[1] + 0.5) * 2.0**-52
+        inverse = scipy.special.erfinv if isinstance(words, np.ndarray) else jax.scipy.special.erfinv
+        return np.sqrt(2.0) * inverse(2.0 * uniform - 1.0)

@@ -114,6 +114,7 @@ class OnlineSGD(AbstractSteps):
                 "batch_size": {"low": 1.0},
                 "batch_ratio": {"above": 0.0},
             },
+            optional=("batch_size", "batch_ratio"),
         )
         self.learning_rate = values["learning_rate"]
         self.momentum = values["momentum"]

@@ -26,13 +26,15 @@ def continuous(obj: Any) -> tuple[str, ...]:
 
 
 def resolve(name: str, *, protocol: Any = None, limit: Any = None, task: Any = None) -> Slot:
-    """Looks `name` up in protocol, limit and task; a name that several have is written with its owner, `limit.richness`.
+    """Looks `name` up in protocol, limit and task; a name that several have goes with its owner, `limit.richness`.
 
     **Raises:** `TypeError` when `name` is no text; `ValueError` when nothing, or more than one thing, has the name.
     """
     if not isinstance(name, str):
         raise TypeError(f"a name must be text such as 'learning_rate'; {type(name).__name__} {name!r} was given.")
-    owners = {key: value for key, value in (("protocol", protocol), ("limit", limit), ("task", task)) if value is not None}
+    owners = {
+        key: value for key, value in (("protocol", protocol), ("limit", limit), ("task", task)) if value is not None
+    }
     owner, _, field = name.rpartition(".")
     if owner and owner not in owners:
         raise ValueError(f'name "{name}" is unknown: before the dot stands one of: {", ".join(owners)}.')

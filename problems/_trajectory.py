@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,10 +33,10 @@ class Trajectory(eqx.Module):
 
     - `train_loss`, `test_loss`: `[time]`, in the convention named by `loss_convention`.
     - `predictions`: `[time, sample]`, `test_predictions`: `[time, test_sample]`.
-    - `kernels`: `kernels["Phi", l]` of shape `[time, time, sample, sample]`, or `[time, sample, sample]` at equal times.
+    - `kernels`: `kernels["Phi", l]` `[time, time, sample, sample]`, or `[time, sample, sample]` at equal times.
     - `extras`: further arrays that a family of models adds, by name, time first.
-    - `sampling_error`: standard errors of what was sampled, with the names of the fields and the keys of `kernels`;
-      `None` for a theory without sampling and for a single network.
+    - `sampling_error`: standard errors of what was sampled, by the names of `curves` (kernels as `Phi_1`: JAX cannot
+      sort text among tuples); `None` for a theory without sampling and for a network.
     - `status_code`, `diverged_step`: integers; `status` says the former in words, the latter is -1 for none.
     - `loss_convention`: `"half_mean_square"` or `"mean_square"`.
     - `model`: `"limit"` or `"network"`.
@@ -50,7 +49,7 @@ class Trajectory(eqx.Module):
     test_predictions: Any = None
     kernels: dict[tuple[str, int], Any] = eqx.field(default_factory=dict)
     extras: dict[str, Any] = eqx.field(default_factory=dict)
-    sampling_error: dict[Any, Any] | None = None
+    sampling_error: dict[str, Any] | None = None
     status_code: Any = CONVERGED
     diverged_step: Any = -1
     loss_convention: str = eqx.field(static=True, default="half_mean_square")
@@ -82,8 +81,7 @@ class Trajectory(eqx.Module):
 
     def errors(self) -> dict[str, Any]:
         """The sampling errors under the names of `curves`."""
-        found = self.sampling_error or {}
-        return {(k if isinstance(k, str) else f"{k[0]}_{k[1]}"): v for k, v in found.items() if v is not None}
+        return {name: value for name, value in (self.sampling_error or {}).items() if value is not None}
 
     def to_dataset(self):
         """The record as a labelled `xarray.Dataset`; attributes say how it was made."""
@@ -127,34 +125,31 @@ class Trajectory(eqx.Module):
         try:
             with xarray.open_dataset(path, engine="netcdf4") as data:
                 data = data.load()
-            attrs = data.attrs
-            kernels = {(str(kind), int(layer)) for kind, layer in json.loads(attrs["kernels"])}
-            extras = json.loads(attrs["extras"])
-            attributes = tuple((str(k), v) for k, v in json.loads(attrs["attributes"]))
-            convention, model = attrs["loss_convention"], attrs["model"]
-            values = {name: data[name].values for name in data.data_vars}
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
+            return cls(**_fields(data))
+        except FileNotFoundError:
+            raise
+        except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
+            # the netCDF library reports damage by any of these
             raise ValueError(f"{os.fspath(path)} is not a trajectory saved by limitax: {error}") from None
-        keyed = {f"{kind}_{layer}": (kind, layer) for kind, layer in kernels}
-        suffix = "_sampling_error"
-        errors = {
-            keyed.get(name.removesuffix(suffix), name.removesuffix(suffix)): v
-            for name, v in values.items()
-            if name.endswith(suffix)
-        }
-        return cls(
-            **{name: values.get(name) for name in _CURVES},
-            kernels={key: values[name] for name, key in keyed.items()},
-            extras={name: values[name] for name in extras},
-            sampling_error=errors or None,
-            status_code=values["status_code"],
-            diverged_step=values["diverged_step"],
-            loss_convention=convention,
-            model=model,
-            attributes=attributes,
-        )
+
+
+def _fields(data) -> dict[str, Any]:
+    """The constructor's arguments of the `Trajectory` that became the dataset `data`."""
+    attrs = data.attrs
+    values = {name: data[name].values for name in data.data_vars}
+    keyed = {f"{kind}_{layer}": (kind, int(layer)) for kind, layer in json.loads(attrs["kernels"])}
+    suffix = "_sampling_error"
+    errors = {name.removesuffix(suffix): value for name, value in values.items() if name.endswith(suffix)}
+    return {name: values.get(name) for name in _CURVES} | {
+        "kernels": {key: values[name] for name, key in keyed.items()},
+        "extras": {name: values[name] for name in json.loads(attrs["extras"])},
+        "sampling_error": errors or None,
+        "status_code": values["status_code"],
+        "diverged_step": values["diverged_step"],
+        "loss_convention": attrs["loss_convention"],
+        "model": attrs["model"],
+        "attributes": tuple((str(name), value) for name, value in json.loads(attrs["attributes"])),
+    }
 
 
 _CURVES = ("train_loss", "test_loss", "predictions", "test_predictions")
@@ -183,14 +178,12 @@ def _variable(name: str, value, lead: tuple[str, ...], record: Trajectory):
 def write_netcdf(dataset, path: str | os.PathLike) -> None:
     """Writes a dataset to a file beside `path` and renames it, so that `path` is never half written."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         dataset.to_netcdf(temporary, engine="netcdf4")
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def first_divergence(loss) -> Any:
@@ -208,11 +201,14 @@ def check(trajectory: Trajectory, stable_below: float | None = None) -> Trajecto
     """
     step = checks.concrete(trajectory.diverged_step)
     if step is not None and np.any(step >= 0):
-        flat, losses = np.atleast_1d(step), np.atleast_2d(np.asarray(trajectory._loss()))
-        worst = int(np.argmax(flat >= 0))
+        loss = np.asarray(trajectory._loss())
+        flat, losses = np.ravel(step).astype(np.int64), loss.reshape(-1, loss.shape[-1])
+        worst = int(np.argmin(np.where(flat >= 0, flat, np.iinfo(np.int64).max)))
         seeds = f" in {int(np.sum(flat >= 0))} of {flat.size} runs, first" if flat.size > 1 else ""
-        hint = "" if stable_below is None else (
-            f"; at initialisation it is linearly stable for learning_rate < {stable_below:.3g}"
+        hint = (
+            ""
+            if stable_below is None
+            else (f"; at initialisation it is linearly stable for learning_rate < {stable_below:.3g}")
         )
         first = int(flat[worst])
         raise DivergedError(

@@ -15,8 +15,10 @@ from ._protocols import AbstractSteps
 
 def constant(value, steps: int):
     """The same `value` at every step; shape `[steps]`."""
-    _, peak, _, xp = _start(value, steps)
-    return peak * xp.ones(steps)
+    steps = checks.integer("steps", steps)
+    value = checks.number("value", value)
+    xp = jnp if isinstance(value, jax.Array) else np
+    return value * xp.ones(steps)
 
 
 def power(peak, steps: int, exponent):
@@ -119,6 +121,8 @@ def to_optax(protocol: AbstractSteps, net=None):
     **Returns:** an `optax.GradientTransformation` whose updates are added by `optax.apply_updates`.
     """
     checks.instance("protocol", protocol, AbstractSteps, "GradientDescent, OnlineSGD or MinibatchSGD")
+    if net is not None and not hasattr(net, "learning_rate_scale"):
+        raise TypeError(f"net must be a network of limitax.nets or None; {type(net).__name__} was given.")
     return transformation(protocol, 1.0 if net is None else net.learning_rate_scale)
 
 
@@ -144,18 +148,19 @@ def transformation(protocol: AbstractSteps, scale):
         if hasattr(protocol, "weight_decay"):
             if params is None:
                 raise ValueError("params is needed for weight decay: call update(gradient, state, params).")
-            updates = jax.tree.map(lambda g, p: g + (decay / scale) * p, updates, params)
-        velocity = jax.tree.map(lambda v, g: momentum * v + g, state.velocity, updates)
+            updates = jax.tree.map(lambda g, p: (g + (decay / scale) * p).astype(g.dtype), updates, params)
+        # schedules may be wider than the weights, which keep their own float type
+        velocity = jax.tree.map(lambda v, g: (momentum * v + g).astype(v.dtype), state.velocity, updates)
         steps_taken = jax.tree.map(lambda v, g: (-scale * (rate * v + extra * g)).astype(g.dtype), velocity, updates)
         return steps_taken, OptaxState(state.count + 1, velocity)
 
     return optax.GradientTransformation(init, update)
 
 
-def _start(peak, steps, other=0.0, name="exponent"):
+def _start(peak, steps, other, name="exponent"):
     """Checked arguments, the step axis, and the array module that keeps tracers traced and numbers on the host."""
     steps = checks.integer("steps", steps)
-    peak = checks.number("value" if name == "value" else "peak", peak)
+    peak = checks.number("peak", peak)
     other = checks.number(name, other)
     xp = jnp if isinstance(peak, jax.Array) or isinstance(other, jax.Array) else np
     return np.arange(steps, dtype=np.float64), peak, other, xp
