@@ -69,7 +69,7 @@ def power_law_bins(modes: int | None, capacity: Float[Array, ""], decay: Float[A
 
 
 def power_sums(power: Float[Array, ""], edges: np.ndarray) -> Float[Array, " bins"]:
-    r"""The sums $\sum_{k=l}^{h-1} k^{-p}$ between successive integer edges, all at least about 50.
+    r"""The sums $\sum_{k=l}^{h-1} k^{-p}$ between integer edges, each at least 50 and at most twice the one before.
 
     Equal to $\zeta(p, l) - \zeta(p, h)$, but written as midpoint Euler-Maclaurin, $\int_{l-1/2}^{h-1/2} f -
     \tfrac{1}{24} [f'] + \tfrac{7}{5760} [f'''] - \tfrac{31}{967680} [f^{(5)}]$ with $f = x^{-p}$ and the integral by
