@@ -56,8 +56,12 @@ def train(
     arguments that do not fit together.
     """
     checks.instance("net", net, (AbstractNet, Ensemble), "a network or an ensemble of networks")
+    for name, value in (("kernels", kernels), ("return_net", return_net), ("throw", throw)):
+        checks.flag(name, value)
     key = default_key(key)
     if isinstance(task, AbstractDistribution):
+        if steps is not None:
+            raise ValueError("steps goes with an optax optimiser; the protocol's schedules have their own number.")
         from ._online import train_online
 
         if not isinstance(protocol, OnlineSGD):
@@ -139,8 +143,10 @@ def _largest_batch(protocol) -> int:
     sizes = checks.concrete(protocol.batch_size)
     if sizes is None:
         raise TypeError("batch_size must be concrete to train a finite network: it fixes the shape of a batch.")
-    if np.any(sizes != np.round(sizes)):
-        raise ValueError(f"batch_size must be whole numbers to train a finite network; one is {sizes[0]:g}.")
+    fractional = sizes != np.round(sizes)
+    if np.any(fractional):
+        step = int(np.argmax(fractional))
+        raise ValueError(f"batch_size must be whole to train a finite network; step {step} is {sizes[step]:g}.")
     return int(np.max(sizes))
 
 
@@ -201,7 +207,9 @@ def _run(weights, design, task, protocol, keys, steps, kernels, largest_batch):
         record["diverged_step"] = first_divergence(record["train_loss"])
         return final, record
 
-    together = max(1, min(keys.shape[0], _WEIGHTS_AT_ONCE // (signs * width**2)))
+    seeds, most = keys.shape[0], max(1, _WEIGHTS_AT_ONCE // (signs * width**2))
+    # A divisor of the number of seeds: a remainder would be compiled as a second program.
+    together = max(n for n in range(1, min(seeds, most) + 1) if seeds % n == 0)
     return jax.lax.map(run_seed, (weights, keys), batch_size=together)
 
 

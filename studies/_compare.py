@@ -25,7 +25,8 @@ class Comparison:
 
     - `errors`: |seed mean - theory| / |theory|; `standard_errors`: the standard error of that mean in the same units.
     - `spread`: root mean square over seeds of |single run - theory| / |theory|.
-    - `rate`: log-log slope of `spread` in size, expected -1/2; `None` where the size does not matter.
+    - `rate`: log-log slope of `spread` in size, expected -1/2, and `rate_error`, its standard error from the number of
+      seeds; `None` where the size does not matter.
     - `agreement`: |seed means extrapolated linearly in 1/size - theory| over its combined standard error, that of the
       fit and the sampling error of the theory; at most 3 passes.
     """
@@ -39,6 +40,7 @@ class Comparison:
     standard_errors: dict[str, list[float]] = field(default_factory=dict)
     spread: dict[str, list[float]] = field(default_factory=dict)
     rate: dict[str, float | None] = field(default_factory=dict)
+    rate_error: dict[str, float | None] = field(default_factory=dict)
     agreement: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     key: str = ""
@@ -55,7 +57,7 @@ class Comparison:
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain data, for JSON."""
-        names = ("errors", "standard_errors", "spread", "rate", "agreement", "status", "seconds")
+        names = ("errors", "standard_errors", "spread", "rate", "rate_error", "agreement", "status", "seconds")
         sizes = None if self.sizes is None else list(self.sizes)
         return {"sizes": sizes, "seeds": self.seeds} | {name: getattr(self, name) for name in names}
 
@@ -156,20 +158,25 @@ def _measure(report: Comparison, name: str) -> None:
     theory = np.asarray(report.theory.curves()[name], np.float64)
     theory_error = np.asarray(report.theory.errors().get(name, 0.0), np.float64)
     norm = np.linalg.norm(theory) or 1.0
-    means, variances, spread = [], [], []
+    means, variances, spread, log_variances = [], [], [], []
     for run in report.runs.values():
         values = np.asarray(run.curves()[name], np.float64)
         means.append(values.mean(0))
         variances.append(values.var(0, ddof=1) / report.seeds)
-        spread.append(np.sqrt(np.mean(np.sum((values - theory) ** 2, axis=tuple(range(1, values.ndim))))) / norm)
+        squares = np.sum((values - theory) ** 2, axis=tuple(range(1, values.ndim))) / norm**2
+        spread.append(np.sqrt(np.mean(squares)))
+        log_variances.append(squares.var(ddof=1) / report.seeds / (2 * max(np.mean(squares), 1e-300)) ** 2)
     report.errors[name] = [float(np.linalg.norm(m - theory) / norm) for m in means]
     report.standard_errors[name] = [float(np.sqrt(np.sum(v)) / norm) for v in variances]
     report.spread[name] = [float(s) for s in spread]
-    report.rate[name] = None
+    report.rate[name] = report.rate_error[name] = None
     weights = np.ones(1)
     if report.sizes is not None and len(report.sizes) > 1:
         if min(spread) > 0:
-            report.rate[name] = float(np.polyfit(np.log(report.sizes), np.log(spread), 1)[0])
+            centred = np.log(report.sizes) - np.mean(np.log(report.sizes))
+            slope = centred / np.sum(centred**2)
+            report.rate[name] = float(slope @ np.log(spread))
+            report.rate_error[name] = float(np.sqrt(slope**2 @ np.asarray(log_variances)))
         weights = _extrapolation([np.sum(v) for v in variances], report.sizes)
     limit = sum(w * m for w, m in zip(weights, means, strict=True))
     variance = sum(w**2 * v for w, v in zip(weights, variances, strict=True)) + theory_error**2

@@ -53,8 +53,13 @@ def plot_comparison(report: "Comparison", path=None):
     return fig
 
 
-def draw_curve(ax, report: "Comparison", name: str, label: str = "theory") -> None:
-    """One loss against steps: theory over mean (markers) and standard deviation (bands) of every size."""
+def draw_curve(
+    ax, report: "Comparison", name: str, label: str = "theory", reference=None, reference_label: str | None = None
+) -> None:
+    """One loss against steps: theory over mean (markers) and standard deviation (bands) of every size.
+
+    `reference` is another trajectory to compare with, drawn dashed.
+    """
     theory = np.asarray(report.theory.curves()[name])
     time = np.arange(theory.shape[0])
     log_time = len(time) > 200
@@ -65,6 +70,8 @@ def draw_curve(ax, report: "Comparison", name: str, label: str = "theory") -> No
         text = f"{report.seeds} networks" if report.sizes is None else f"width {size}"
         ax.fill_between(time, np.maximum(mean - deviation, 1e-3 * mean), mean + deviation, color=colour, alpha=0.2, lw=0)
         ax.plot(time[where], mean[where], marker, color=colour, ms=4, mew=0, label=text)
+    if reference is not None:
+        ax.plot(time, np.asarray(reference.curves()[name]), "--", color="0.45", lw=1.2, label=reference_label)
     ax.plot(time, theory, "k-", lw=1.4, label=label)
     if name in (errors := report.theory.errors()):
         error = np.asarray(errors[name])
@@ -98,22 +105,23 @@ def draw_convergence(ax, report: "Comparison", most: int = 3) -> None:
     """Distance from the theory against size: single runs, expected as size to the -1/2, and seed means."""
     sizes = np.asarray(report.sizes, float)
     preferred = ("predictions", "test_loss", "train_loss", "test_predictions")
-    names = [n for n in preferred if n in report.errors] + [n for n in report.errors if n not in preferred]
-    for name, marker, colour in zip(names[:most], MARKERS, shades(most), strict=False):
+    names = ([n for n in preferred if n in report.errors] + [n for n in report.errors if n not in preferred])[:most]
+    for name, marker, colour in zip(names, MARKERS, shades(len(names)), strict=False):
         rate = report.rate[name]
-        text = "" if rate is None else f": slope {rate:.2f}"
-        label = f"{_LABELS.get(name, name)}, single runs{text}"
+        label = _LABELS.get(name, name) + ("" if rate is None else f": slope {rate:.2f}")
         ax.plot(sizes, report.spread[name], marker + "-", color=colour, ms=5, lw=1, label=label)
-        ax.errorbar(
-            sizes, report.errors[name], report.standard_errors[name], fmt=marker, color=colour, ms=5, mfc="white",
-            lw=1, label=f"{_LABELS.get(name, name)}, mean of {report.seeds}",
-        )
-    first = next(iter(names))
-    ax.plot(sizes, report.spread[first][0] * 1.35 * (sizes / sizes[0]) ** -0.5, "k:", lw=1, label="slope -1/2")
+        means, deviations = np.asarray(report.errors[name]), np.asarray(report.standard_errors[name])
+        # A distance is positive: on the logarithmic axis its error bar is kept from falling to zero.
+        bars = np.stack([np.minimum(deviations, 0.7 * means), deviations])
+        ax.errorbar(sizes, means, bars, fmt=marker, color=colour, ms=5, mfc="white", lw=0.8)
+    ax.plot(sizes, report.spread[names[0]][0] * 1.35 * (sizes / sizes[0]) ** -0.5, "k:", lw=1, label="slope -1/2")
     ax.set(xscale="log", yscale="log", xlabel="width", ylabel="relative distance from theory")
+    lowest = min(min(report.errors[name]) for name in names)
+    ax.set_ylim(bottom=max(lowest / 30, 1e-6))
     ax.set_xticks(sizes, [f"{int(s)}" for s in sizes])
     ax.minorticks_off()
-    ax.legend(fontsize=7, frameon=False)
+    title = f"filled: single runs; open: mean of {report.seeds}"
+    ax.legend(fontsize=7, title=title, title_fontsize=7, frameon=False, loc="lower left")
 
 
 def draw_residual(ax, report: "Comparison", name: str) -> None:
