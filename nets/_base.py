@@ -6,6 +6,8 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from ..problems import _checks as checks
+
 
 class Frozen:
     """A pytree held as one static value, compared and hashed by its numbers.
@@ -71,7 +73,9 @@ class Ensemble(eqx.Module):
         return jax.tree.leaves(self.members.weights)[0].shape[0]
 
     def member(self, seed: int, sign: int = 0):
-        """One network of the ensemble; `sign` picks the network of a pair."""
+        """One network of the ensemble; `sign` picks the network of a pair, 0 or 1."""
+        checks.integer("seed", seed, low=0, high=self.seeds - 1)
+        checks.integer("sign", sign, low=0, high=int(self.paired))
         index = (seed, sign) if self.paired else (seed,)
         return eqx.tree_at(lambda n: n.weights, self.members, jax.tree.map(lambda w: w[index], self.members.weights))
 

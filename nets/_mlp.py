@@ -5,7 +5,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..problems import _checks as checks
 from ..problems import default_key
@@ -41,13 +40,13 @@ class MLP(AbstractNet):
     @classmethod
     def init(cls, design, dim: int, width: int, key=None) -> "MLP":
         r"""Random weights: $W^l_{ij} \sim N(0, s_l^2)$, $b^l_i \sim N(0, \sigma_b^2)$ with the scales of `design`."""
-        _check_finite(design, width)
+        _check_finite(design, dim, width)
         return cls(_init_weights(design, dim, width, default_key(key)), Frozen(design))
 
     @classmethod
     def pairs(cls, design, dim: int, width: int, seeds: int, key=None) -> Ensemble:
         """`seeds` pairs of networks that differ in the sign of the readout."""
-        _check_finite(design, width)
+        _check_finite(design, dim, width)
         seeds = checks.integer("seeds", seeds)
         keys = jax.random.split(default_key(key), seeds)
 
@@ -70,7 +69,12 @@ class MLP(AbstractNet):
 
     def __call__(self, x):
         """The output, a scalar, for one input `[dim]`."""
-        return forward(self.weights, self.design, x[None, :])[0]
+        fan_in = self.weights.hidden[0].shape[-1]
+        if jnp.shape(x) != (fan_in,):
+            raise ValueError(
+                f"x must have shape [{fan_in}], one input (jax.vmap takes many); its shape is {jnp.shape(x)}."
+            )
+        return forward(self.weights, self.design, jnp.asarray(x)[None, :])[0]
 
     def fields(self, x):
         """For inputs `[samples, dim]`: activations and backward fields of every layer, each `[samples, width]`; see
@@ -90,7 +94,7 @@ def forward(weights: MLPWeights, design, x, shifts=None, activations: bool = Fal
     dtype = weights.readout.dtype
     signal, fan_in, layers = jnp.asarray(x, dtype), x.shape[-1], []
     for l, matrix in enumerate(weights.hidden):
-        h = signal @ matrix.T / np.sqrt(fan_in)
+        h = signal @ matrix.T / fan_in**0.5
         if weights.biases is not None:
             h = h + weights.biases[l]
         if shifts is not None:
@@ -129,7 +133,8 @@ def _init_weights(design, dim: int, width: int, key) -> MLPWeights:
     return MLPWeights(hidden, readout, biases)
 
 
-def _check_finite(design, width):
+def _check_finite(design, dim, width):
+    checks.integer("dim", dim)
     checks.integer("size", width)
     richness = checks.concrete(design.richness)
     if richness is not None and richness == 0:

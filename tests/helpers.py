@@ -1,35 +1,12 @@
-"""Small problems, and a stand-in for a limit, that several test files share."""
+"""Small problems and comparisons that several test files share."""
 
-from typing import Any
+import re
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import limitax as lx
 import numpy as np
-
-
-class Design(lx.limits.AbstractLimit):
-    """The settings of an MLP without any theory: what a network needs to know of its limit, and no more."""
-
-    depth: int = eqx.field(static=True, default=2)
-    activation: Any = eqx.field(static=True, default="tanh")
-    richness: Any = eqx.field(converter=np.float64, default=1.0)
-    init_scale: Any = eqx.field(converter=np.asarray, default=1.0)
-    bias_scale: Any = eqx.field(converter=np.float64, default=0.0)
-
-    @property
-    def has_biases(self):
-        return self.bias_scale != 0
-
-    def solve(self, task, protocol, *, key=None, throw=True, **options):
-        raise NotImplementedError("a stand-in has no theory")
-
-    def finite(self, task, *, size, key=None):
-        return lx.nets.MLP.init(self, task.dim, size, key)
-
-    def ensemble(self, task, *, size, seeds, key=None):
-        return lx.nets.MLP.pairs(self, task.dim, size, seeds, key)
+import pytest
 
 
 def small_task(samples=4, dim=5, test_samples=2, key=0):
@@ -67,10 +44,6 @@ def full_trajectory(steps=3, samples=2, tests=3, depth=2, seeds=None, **changes)
 
 def raises(kind, sentence):
     """`pytest.raises` for an exact sentence, read as text and not as a pattern."""
-    import re
-
-    import pytest
-
     return pytest.raises(kind, match=re.escape(sentence))
 
 

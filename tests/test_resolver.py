@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from limitax.problems import Slot, continuous, parameters, replace, resolve
 
-from .helpers import Design, raises
+from .helpers import raises
 
 PROTOCOL = lx.OnlineSGD(0.1, steps=3)
 TASK = lx.tasks.power_law(10, noise=0.5)
-PARTS = {"protocol": PROTOCOL, "limit": Design(richness=2.0), "task": TASK}
+PARTS = {"protocol": PROTOCOL, "limit": lx.limits.MLP(2, "tanh", richness=2.0), "task": TASK}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_replace_changes_one_argument():
     np.testing.assert_array_equal(PROTOCOL.learning_rate, [0.1, 0.1, 0.1])
     assert replace(TASK, "modes", 20).modes == 20
     assert replace(TASK, "modes", 20).noise == TASK.noise
-    assert replace(Design(depth=2), "depth", 3).depth == 3
+    assert replace(lx.limits.MLP(2, "tanh"), "depth", 3).depth == 3
     flipped = replace(lx.MinibatchSGD(0.1, 2, steps=3), "replace", False)
     assert flipped.replace is False
     task = replace(lx.tasks.from_arrays([[1.0]], [1.0]), "y", [2.0])

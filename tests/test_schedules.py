@@ -9,7 +9,7 @@ import optax
 import pytest
 from limitax import schedules
 
-from .helpers import Design, same, small_task
+from .helpers import same, small_task
 
 T = 8
 t = np.arange(T)
@@ -168,7 +168,7 @@ def test_a_textbook_loop_with_to_optax_is_train(wide):
     steps = 5
     protocol = lx.GradientDescent(schedules.cosine(0.4, steps), np.linspace(0.2, 0.6, steps), 0.1)
     with jax.enable_x64(wide):
-        net = Design(2, "tanh", richness=1.7, bias_scale=0.3).finite(task, size=16)
+        net = lx.limits.MLP(2, "tanh", richness=1.7, bias_scale=0.3).finite(task, size=16)
         optimiser = schedules.to_optax(protocol, net)
 
         def loss(net):
