@@ -11,7 +11,7 @@ import numpy as np
 from ..problems import continuous, replace, resolve
 from ..solvers import as_float
 
-_SMALLEST_MOMENTUM = 0.01  # where the search starts if there is none: at 0 its scale ends
+_SMALLEST_MOMENTUM = 0.1  # where the search starts if there is none: at 0 its scale ends, and all is flat near it
 _SMALLEST_SHARE = 1e-3  # of its largest value, where the search starts for a rate of 0
 _NEAR = 1e-9  # how close to a bound, on the scale of the search, counts as at it
 _REAL = ("capacity", "decay")  # exponents; whatever else is not named here is positive

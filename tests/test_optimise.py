@@ -83,9 +83,9 @@ def test_hard_phase_with_momentum():
     task = lx.tasks.power_law(10**6, 3.0, 1.5, noise=0.5)
     protocol = lx.OnlineSGD(0.1, steps=60)
     plain = lx.optimise(LIMIT, task, protocol, over="learning_rate")
-    both = lx.optimise(LIMIT, task, protocol, over=("learning_rate", "momentum"), tolerance=1e-4)
+    both = lx.optimise(LIMIT, task, protocol, over=("learning_rate", "momentum"), max_evaluations=150)
     assert both.method == "lbfgs"
-    assert both.value < 0.98 * plain.value
+    assert both.value < 0.985 * plain.value
     assert np.all((both.protocol.momentum >= 0) & (both.protocol.momentum < 1))
 
 
@@ -106,7 +106,7 @@ def test_a_property_of_the_task():
 class Ravine(lx.limits.AbstractLimit):
     """A limit with nothing but a curve: its loss is smallest at rate `target` at every step."""
 
-    target: Any = eqx.field(converter=np.asarray, default=0.3)
+    target: Any = eqx.field(converter=lambda v: v if isinstance(v, jax.Array) else np.asarray(v), default=0.3)
     calls: list = eqx.field(static=True, default_factory=list)
 
     def __hash__(self):
