@@ -41,6 +41,12 @@ def check_memory(needs: dict[str, float], remedies: dict[str, str], function: st
 def _size(count: float) -> str:
     for unit in ("bytes", "kiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
-            return f"{count:.3g} {unit}" if unit != "GiB" else f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f} {unit}"
+            return (
+                f"{count:.3g} {unit}"
+                if unit != "GiB"
+                else f"{count:.0f} {unit}"
+                if count >= 10
+                else f"{count:.1f} {unit}"
+            )
         count /= 1024
     return ""

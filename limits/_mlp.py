@@ -6,12 +6,12 @@ from typing import Any, Literal
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..nets import Ensemble
 from ..nets import MLP as Network
+from ..nets import Ensemble
 from ..nets._activations import activation_function, check_activation
+from ..problems import OVERFLOW, ConvergenceError, Dataset, GradientDescent, Trajectory, check, default_key, key_name
 from ..problems import _checks as checks
-from ..problems import ConvergenceError, Dataset, GradientDescent, OVERFLOW, Trajectory, check, default_key, key_name
-from ..solvers import AbstractFieldAxis, as_float, CoefficientAxis, context, MarchInputs, SampleAxis, to_host
+from ..solvers import AbstractFieldAxis, CoefficientAxis, MarchInputs, SampleAxis, as_float, context, to_host
 from ._base import AbstractLimit
 from ._memory import check_memory
 from ._mlp_solution import solve_mlp

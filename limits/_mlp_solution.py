@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ..problems import CONVERGED, DIVERGED, first_divergence, OVERFLOW
-from ..solvers import AbstractFieldAxis, HIGHEST, linear_optimiser, march, MarchInputs, MarchOutputs
+from ..problems import CONVERGED, DIVERGED, OVERFLOW, first_divergence
+from ..solvers import HIGHEST, AbstractFieldAxis, MarchInputs, MarchOutputs, linear_optimiser, march
 
 
 class Solution(NamedTuple):

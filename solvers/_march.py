@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Key
 from ._field_axis import AbstractFieldAxis
 from ._linear_optimiser import descend
 from ._march_basis import Directions, dot, project, reveal
-from ._march_network import Boundary, HiddenWeight, initialise, Start, Weights
+from ._march_network import Boundary, HiddenWeight, Start, Weights, initialise
 from ._march_tape import causal_scan
 
 
@@ -140,7 +140,6 @@ class _March(NamedTuple):
             for b in hidden
         ]
 
-
         blocks = [(role, b + 1, len(y)) for b in hidden for role in ("forward", "backward")]
         drawn = axis.draw(key, now, blocks) if blocks else []
 
@@ -260,9 +259,7 @@ def march(
         *Self-Consistent Dynamical Field Theory of Kernel Evolution in Wide Neural Networks*, arXiv 2205.09653.
     """
     x, y, x_test, learning_rate, momentum, weight_decay, richness, init_scale, bias_scale = inputs
-    static = _March(
-        len(x), len(init_scale) - 1, activation, axis, capacity, fields, test_backward
-    )
+    static = _March(len(x), len(init_scale) - 1, activation, axis, capacity, fields, test_backward)
     start = initialise(x, x_test, init_scale, bias_scale, axis, key)
     params = Params(start, y, richness, init_scale, (bias_scale > 0).astype(y.dtype), jnp.asarray(tolerance, y.dtype))
     final = lambda schedule: jnp.append(schedule, 0.0)  # noqa: E731  (the last row is not updated any more)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ._field_axis import AbstractFieldAxis
-from ._march_basis import Directions, dot, Expansion, project, reveal
+from ._march_basis import Directions, Expansion, dot, project, reveal
 
 
 class Start(NamedTuple):

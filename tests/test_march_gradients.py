@@ -1,0 +1,88 @@
+"""Derivatives of the causal march: the tape against the plain loop and against finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from limitax.solvers import CoefficientAxis, MarchInputs, SampleAxis, march
+
+
+def smooth_inputs(steps, dim=3, samples=2):
+    """Slow training, twenty steps and more: where an undifferentiated second projection would show."""
+    rng = np.random.default_rng(1)
+    return MarchInputs(
+        x=jnp.asarray(rng.standard_normal((samples, dim))),
+        y=jnp.asarray(rng.standard_normal(samples)),
+        x_test=jnp.asarray(rng.standard_normal((1, dim))),
+        learning_rate=jnp.linspace(0.1, 0.05, steps),
+        momentum=jnp.full(steps, 0.5),
+        weight_decay=jnp.full(steps, 0.1),
+        richness=jnp.asarray(1.2),
+        init_scale=jnp.array([1.0, 0.8, 1.1]),
+        bias_scale=jnp.asarray(0.3),
+    )
+
+
+def make_loss(exact, capacity, tolerance, adjoint):
+    axis = CoefficientAxis().sized(0, capacity + 2) if exact else SampleAxis(120)
+
+    @jax.jit
+    def loss(inputs):
+        out = march(
+            inputs,
+            jax.random.key(3),
+            activation=(lambda h: h) if exact else jnp.tanh,
+            axis=axis,
+            capacity=capacity,
+            tolerance=tolerance,
+            adjoint=adjoint,
+        )
+        kernel = jnp.sum(jnp.cos(out.Phi.equal_time)) + jnp.sum(jnp.sin(out.G.equal_time))
+        return jnp.mean((out.predictions[-1] - inputs.y) ** 2) + 0.3 * jnp.sum(out.test_predictions[-1]) + 0.1 * kernel
+
+    return loss
+
+
+def central(loss, inputs, direction, step=1e-3):
+    """Fourth-order central difference along a direction."""
+    at = lambda s: loss(jax.tree.map(lambda x, v: x + s * step * v, inputs, direction))  # noqa: E731
+    return (8 * (at(1.0) - at(-1.0)) - (at(2.0) - at(-2.0))) / (12 * step)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_tape_equals_direct_and_finite_differences(exact):
+    with jax.enable_x64(True):
+        inputs = smooth_inputs(24)
+        # Tolerances far from any pivot, so that the differences do not cross a change of the kept directions.
+        capacity, tolerance = (20, 1e-18) if exact else (40, 2e-2)
+        loss = make_loss(exact, capacity, tolerance, "tape")
+        gradient = jax.jit(jax.grad(loss))(inputs)
+        direct = make_loss(exact, capacity, tolerance, "direct")
+        for tape, plain in zip(gradient, jax.jit(jax.grad(direct))(inputs), strict=True):
+            np.testing.assert_allclose(tape, plain, rtol=1e-10, atol=1e-10)
+        rng = np.random.default_rng(0)
+        zero = jax.tree.map(jnp.zeros_like, inputs)
+        for name in inputs._fields:
+            move = jnp.asarray(rng.standard_normal(getattr(inputs, name).shape))
+            move = move / jnp.linalg.norm(move)
+            expected = central(loss, inputs, zero._replace(**{name: move}))
+            found = jnp.vdot(getattr(gradient, name), move)
+            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8, err_msg=name)
+        _, tangent = jax.jvp(direct, (inputs,), (zero._replace(richness=jnp.asarray(1.0)),))
+        np.testing.assert_allclose(tangent, gradient.richness, rtol=1e-9)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_gradients_are_finite_where_things_degenerate(exact):
+    with jax.enable_x64(True):
+        inputs = smooth_inputs(5)
+        loss = jax.jit(jax.grad(make_loss(exact, 10, 1e-18 if exact else 2e-2, "tape")))
+        x = inputs.x.at[1].set(inputs.x[0])
+        for degenerate in (
+            inputs._replace(x=x, x_test=x[:1]),
+            inputs._replace(learning_rate=jnp.zeros(5), momentum=jnp.zeros(5), weight_decay=jnp.zeros(5)),
+            inputs._replace(y=jnp.zeros(2), bias_scale=jnp.asarray(0.0)),
+            inputs._replace(init_scale=jnp.array([1.0, 0.0, 1.0])),
+        ):
+            for name, value in loss(degenerate)._asdict().items():
+                assert np.all(np.isfinite(value)), name
