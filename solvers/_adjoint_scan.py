@@ -12,6 +12,8 @@ from ._precision import context
 
 ADJOINTS = ("stored", "blocked", "direct")
 
+_BLOCK = 64  # steps whose cotangents are gathered at once
+
 
 def adjoint_scan(
     step: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any, state: Any, inputs: Any, *, adjoint: str = "stored"
@@ -62,20 +64,29 @@ def _stored_forward(step, params, state, inputs):
 
 def _stored_backward(step, residuals, cotangents):
     params, inputs, states = residuals
-    final, outputs = cotangents
+    final_bar, outputs_bar = cotangents
 
-    def back(carry, at_step):
-        state_bar, params_bar = carry
+    def pull_back(state_bar, at_step):
         state, x, output_bar = at_step
-        _, transpose = jax.vjp(step, params, state, x)
-        here, state_bar, input_bar = transpose((state_bar, output_bar))
-        return (state_bar, jax.tree.map(jnp.add, params_bar, here)), input_bar
+        _, transpose = jax.vjp(lambda state: step(params, state, x), state)
+        return *transpose((state_bar, output_bar)), state_bar
+
+    def block(carry, at_steps):
+        # the recursion pulls the state back and nothing else; all the rest is one vectorised pass over the block
+        state_bar, params_bar = carry
+        state_bar, states_bar = jax.lax.scan(pull_back, state_bar, at_steps, reverse=True)
+        states, x, outputs_bar = at_steps
+        _, transpose = jax.vjp(lambda params, x: jax.vmap(step, (None, 0, 0))(params, states, x), params, x)
+        here, x_bar = transpose((states_bar, outputs_bar))
+        return (state_bar, jax.tree.map(jnp.add, params_bar, here)), x_bar
 
     # the caller's precision context has been left by the time that a cotangent arrives
     is_double = any(leaf.dtype in (jnp.float64, jnp.complex128) for leaf in jax.tree.leaves((params, states)))
     with context("double" if is_double else "single"):
-        start = final, jax.tree.map(jnp.zeros_like, params)
-        (state_bar, params_bar), inputs_bar = jax.lax.scan(back, start, (states, inputs, outputs), reverse=True)
+        blocks, rest = _split((states, inputs, outputs_bar), _BLOCK)
+        carry, rest_bar = block((final_bar, jax.tree.map(jnp.zeros_like, params)), rest)
+        (state_bar, params_bar), blocks_bar = jax.lax.scan(block, carry, blocks, reverse=True)
+        inputs_bar = _join(blocks_bar, rest_bar)
     return params_bar, state_bar, inputs_bar
 
 
@@ -83,20 +94,26 @@ _stored.defvjp(_stored_forward, _stored_backward)
 
 
 def _blocked(step, params, state, inputs):
-    steps = len(jax.tree.leaves(inputs)[0])
-    size = max(1, math.isqrt(steps))
-    whole = steps // size * size
-
     @jax.checkpoint
     def block(state, x):
         return jax.lax.scan(partial(step, params), state, x)
 
-    def split(x):
-        return x[:whole].reshape(whole // size, size, *x.shape[1:])
+    steps = len(jax.tree.leaves(inputs)[0])
+    blocks, rest = _split(inputs, max(1, math.isqrt(steps)))
+    state, outputs = jax.lax.scan(block, state, blocks)
+    state, rest = block(state, rest)
+    return state, _join(outputs, rest)
 
-    def join(y, rest):
-        return jnp.concatenate([y.reshape(whole, *y.shape[2:]), rest])
 
-    state, outputs = jax.lax.scan(block, state, jax.tree.map(split, inputs))
-    state, rest = block(state, jax.tree.map(lambda x: x[whole:], inputs))
-    return state, jax.tree.map(join, outputs, rest)
+def _split(tree, size: int):
+    """Time cut into whole blocks of `size`, `[blocks, size, ...]`, and the steps that remain after the last."""
+
+    def whole(x):
+        count = len(x) // size
+        return x[: count * size].reshape(count, size, *x.shape[1:])
+
+    return jax.tree.map(whole, tree), jax.tree.map(lambda x: x[len(x) // size * size :], tree)
+
+
+def _join(blocks, rest):
+    return jax.tree.map(lambda x, y: jnp.concatenate([x.reshape(-1, *x.shape[2:]), y]), blocks, rest)

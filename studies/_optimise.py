@@ -276,7 +276,8 @@ def _sweeps(problem: _Problem, max_evaluations, tolerance, throw, required: bool
             objective=problem.objective,
             upper=float(np.exp(control.high)),
             max_cycles=max_evaluations,
-            tolerance=tolerance,
+            # what a sweep sees before it moves a rate is a little less than the residual that it leaves behind
+            tolerance=tolerance / 20,
         )
     except NotImplementedError as reason:
         if required:

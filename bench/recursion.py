@@ -1,0 +1,105 @@
+"""What the second-moment recursion and its control cost: `python -m limitax.bench.recursion [--quick]`.
+
+Every row is a ratio of two things timed in one process, or a count; seconds are printed to be read, not to be tested.
+"""
+
+import argparse
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..limits import RandomFeatures
+from ..problems import OnlineSGD, tasks
+from ..solvers import ADJOINTS, Drive, double, power_law_bins, second_moment
+from ..studies import optimise
+
+
+def rows(quick: bool = False) -> list[dict[str, Any]]:
+    """The measurements, one dictionary a row."""
+    steps = 2000 if quick else 20_000
+    with double():
+        found = [_gradient(steps, adjoint, momentum) for momentum in (False, True) for adjoint in ADJOINTS]
+        found += [_compile(length) for length in ((100, 1000) if quick else (100, 1000, 10_000))]
+    return [*found, _control(100 if quick else 300)]
+
+
+def _problem(steps: int):
+    bins = power_law_bins(2**38, jnp.asarray(1.5), jnp.asarray(2.5))
+    ramp = jnp.linspace(0.0, 1.0, steps)
+    drive = Drive(0.0 * ramp, 0.05 * (1 - ramp) + 1e-3, 0.5 * ramp, jnp.ones(steps))
+    return bins, jnp.ones(()), drive
+
+
+def _gradient(steps: int, adjoint: str, momentum: bool) -> dict[str, Any]:
+    """Time of a gradient with respect to all controls in units of the plain forward pass, and the memory it needs."""
+    bins, noise_power, drive = _problem(steps)
+
+    def loss(drive, adjoint):
+        return second_moment(bins, noise_power, drive, momentum=momentum, adjoint=adjoint)[-1]
+
+    forward = jax.jit(lambda drive: loss(drive, "direct")).lower(drive).compile()
+    backward = jax.jit(jax.value_and_grad(lambda drive: loss(drive, adjoint))).lower(drive).compile()
+    return {
+        "what": "gradient over forward",
+        "adjoint": adjoint,
+        "momentum": momentum,
+        "steps": steps,
+        "numbers": int(bins.weights.size * (3 if momentum else 1)),
+        "ratio": _seconds(backward, drive) / _seconds(forward, drive),
+        "forward_seconds": _seconds(forward, drive),
+        "temporary_MB": backward.memory_analysis().temp_size_in_bytes / 2**20,
+    }
+
+
+def _compile(steps: int) -> dict[str, Any]:
+    """Seconds to compile a gradient: the same for every number of steps."""
+    bins, noise_power, drive = _problem(steps)
+    start = time.perf_counter()
+    jax.jit(jax.grad(lambda drive: second_moment(bins, noise_power, drive)[-1])).lower(drive).compile()
+    return {"what": "compile a gradient", "steps": steps, "seconds": time.perf_counter() - start}
+
+
+def _control(steps: int) -> dict[str, Any]:
+    """Exact sweeps and quasi-Newton on the same free rates: evaluations and warm time."""
+    limit, protocol = RandomFeatures(), OnlineSGD(0.05, steps=steps)
+    row: dict[str, Any] = {"what": "optimise free rates", "controls": steps}
+    values = []
+    for method in ("sweeps", "lbfgs"):
+        for noise in (0.9, 1.0):  # the first compiles
+            task = tasks.power_law(10**12, 1.5, 2.5, noise)
+            start = time.perf_counter()
+            best = optimise(limit, task, protocol, over="learning_rate", method=method)
+            row[f"{method}_seconds"] = time.perf_counter() - start
+        row[f"{method}_evaluations"] = best.evaluations
+        values.append(best.value)
+    return row | {"relative_difference": abs(values[1] / values[0] - 1)}
+
+
+def _seconds(compiled, *args, repeats: int = 5) -> float:
+    """Best of a few runs, after one to warm up."""
+    jax.block_until_ready(compiled(*args))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*args))
+        times.append(time.perf_counter() - start)
+    return float(np.min(times))
+
+
+def main() -> None:
+    """Prints the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser.add_argument("--quick", action="store_true", help="shorter horizons")
+    for row in rows(parser.parse_args().quick):
+        print(
+            "  ".join(
+                f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.items()
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
