@@ -37,7 +37,7 @@ def leaf(name: str, value: Any, what: str = "a number") -> Any:
             array = np.asarray(None)
         if array.dtype.kind in "iuf":
             return array.astype(np.float64)
-    raise TypeError(f"{name} must be {what}; {_shown(value)} was given.")
+    raise TypeError(f"{name} must be {what}; {shown(value)} was given.")
 
 
 def number(
@@ -77,7 +77,7 @@ def array(
 def integer(name: str, value: Any, *, low: int = 1, high: int | None = None) -> int:
     """A Python integer from `low` to `high`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number; {_shown(value)} was given.")
+        raise TypeError(f"{name} must be a whole number; {shown(value)} was given.")
     if value < low or (high is not None and value > high):
         allowed = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ValueError(f"{name} must be {allowed}; it is {value}.")
@@ -87,7 +87,7 @@ def integer(name: str, value: Any, *, low: int = 1, high: int | None = None) -> 
 def flag(name: str, value: Any) -> bool:
     """A Python boolean."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False; {_shown(value)} was given.")
+        raise TypeError(f"{name} must be True or False; {shown(value)} was given.")
     return bool(value)
 
 
@@ -104,7 +104,7 @@ def choice(name: str, value: Any, options: Iterable[Any], extra: str = "") -> An
 def instance(name: str, value: Any, kinds: type | tuple[type, ...], allowed: str) -> Any:
     """A value of one of the given classes; `allowed` names them for the reader."""
     if not isinstance(value, kinds):
-        raise TypeError(f"{name} must be {allowed}; {_shown(value)} was given.")
+        raise TypeError(f"{name} must be {allowed}; {shown(value)} was given.")
     return value
 
 
@@ -175,6 +175,7 @@ def _check_range(name, value, low, high, above, below, finite, place):
     raise ValueError(f"{name} must be {allowed} at every {place}; {place} {index} is {known[tuple(where)]:g}.")
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def shown(value: Any) -> str:
+    """A value of the wrong kind as an error message shows it: its type and the beginning of its text."""
+    text = " ".join(repr(value).split())
     return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
+from . import _checks as checks
+
 
 def default_key(key=None) -> jax.Array:
     """Returns `key`, or the fixed `jax.random.key(0)` for `None`.
@@ -24,7 +26,7 @@ def default_key(key=None) -> jax.Array:
             raise ValueError(f"key must be a single random key; an array of keys of shape {key.shape} was given.")
         if key.dtype == jnp.uint32 and key.shape == (2,):
             return jax.random.wrap_key_data(key)
-    raise TypeError(f"key must be a random key such as jax.random.key(0); {type(key).__name__} was given.")
+    raise TypeError(f"key must be a random key such as jax.random.key(0); {checks.shown(key)} was given.")
 
 
 def key_name(key) -> str:

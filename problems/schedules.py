@@ -91,7 +91,7 @@ def resample(schedule, steps: int):
 def from_optax(schedule, steps: int):
     """The values of an optax schedule (any function of the step count) at `steps` steps; shape `[steps]`."""
     if not callable(schedule):
-        raise TypeError(f"schedule must be a function of the step; {type(schedule).__name__} was given.")
+        raise TypeError(f"schedule must be a function of the step; {checks.shown(schedule)} was given.")
     steps = checks.integer("steps", steps)
     with jax.enable_x64(True):
         values = jax.vmap(schedule)(jnp.arange(steps))
@@ -122,7 +122,7 @@ def to_optax(protocol: AbstractSteps, net=None):
     """
     checks.instance("protocol", protocol, AbstractSteps, "GradientDescent, OnlineSGD or MinibatchSGD")
     if net is not None and not hasattr(net, "learning_rate_scale"):
-        raise TypeError(f"net must be a network of limitax.nets or None; {type(net).__name__} was given.")
+        raise TypeError(f"net must be a network of limitax.nets or None; {checks.shown(net)} was given.")
     return transformation(protocol, 1.0 if net is None else net.learning_rate_scale)
 
 

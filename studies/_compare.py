@@ -128,14 +128,21 @@ def compare(
     """
     checks.instance("limit", limit, AbstractLimit, "a limit such as limits.MLP")
     seeds = checks.integer("seeds", seeds, low=2)
-    matters = not limit.exact_at_any_size(task, protocol)
-    sizes = _check_sizes(sizes) if matters else None
+    kernels = checks.flag("kernels", kernels)
+    if quantities is not None:
+        checks.instance("quantities", quantities, (tuple, list), "a list of names")
+    sizes = _check_sizes(sizes)
+    if limit.exact_at_any_size(task, protocol):
+        sizes = None
     key = default_key(key)
     key_theory, key_nets = jax.random.split(key)
 
     start = time.perf_counter()
     theory = jax.block_until_ready(limit.solve(task, protocol, key=key_theory, **options))
     seconds = {"theory": time.perf_counter() - start}
+    for name in quantities or ():
+        if name not in theory.curves():
+            raise ValueError(f'quantities "{name}" is not recorded; one of: {", ".join(theory.curves())}.')
 
     start = time.perf_counter()
     runs = {}
@@ -165,7 +172,7 @@ def _measure(report: Comparison, name: str) -> None:
         variances.append(values.var(0, ddof=1) / report.seeds)
         squares = np.sum((values - theory) ** 2, axis=tuple(range(1, values.ndim))) / norm**2
         spread.append(np.sqrt(np.mean(squares)))
-        log_variances.append(squares.var(ddof=1) / report.seeds / (2 * max(np.mean(squares), 1e-300)) ** 2)
+        log_variances.append(squares.var(ddof=1) / report.seeds / (2 * max(np.mean(squares), 1e-150)) ** 2)
     report.errors[name] = [float(np.linalg.norm(m - theory) / norm) for m in means]
     report.standard_errors[name] = [float(np.sqrt(np.sum(v)) / norm) for v in variances]
     report.spread[name] = [float(s) for s in spread]
@@ -196,7 +203,7 @@ def _check_sizes(sizes) -> tuple[int, ...]:
     try:
         sizes = tuple(sizes)
     except TypeError:
-        raise TypeError(f"sizes must be a list of whole numbers; {type(sizes).__name__} was given.") from None
+        raise TypeError(f"sizes must be a list of whole numbers; {checks.shown(sizes)} was given.") from None
     sizes = tuple(sorted(checks.integer("sizes", size) for size in sizes))
     if not sizes or len(set(sizes)) != len(sizes):
         raise ValueError(f"sizes must be one or more different whole numbers; {sizes} was given.")
