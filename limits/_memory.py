@@ -1,5 +1,6 @@
 """How much memory there is, and a refusal in words before too much of it is asked for."""
 
+import math
 import os
 
 import jax
@@ -39,14 +40,5 @@ def check_memory(needs: dict[str, float], remedies: dict[str, str], function: st
 
 
 def _size(count: float) -> str:
-    for unit in ("bytes", "kiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return (
-                f"{count:.3g} {unit}"
-                if unit != "GiB"
-                else f"{count:.0f} {unit}"
-                if count >= 10
-                else f"{count:.1f} {unit}"
-            )
-        count /= 1024
-    return ""
+    power = min(int(math.log2(max(count, 1)) // 10), 3)
+    return f"{count / 1024**power:.{0 if count >= 10 * 1024**power else 1}f} {('bytes', 'kiB', 'MiB', 'GiB')[power]}"

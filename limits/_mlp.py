@@ -24,8 +24,8 @@ class MLP(AbstractLimit):
       f = \frac{w\cdot\phi(h^L)}{\gamma_0 N}, \qquad
       W^l_{ij} \sim N(0, s_l^2),\ w_i \sim N(0, s_L^2),\ b^l_i \sim N(0, \sigma_b^2)$$
 
-    Every parameter moves at the rate `learning_rate` $\gamma_0^2 N$ on the loss $\frac{1}{2P}\sum_\mu (y_\mu - f_\mu)^2$. Then
-    preactivations move by O($\gamma_0$), everything in a `Trajectory` is O(1), and predictions vanish at initialisation.
+    Every parameter moves at the rate `learning_rate` $\gamma_0^2 N$ on the loss $\frac{1}{2P}\sum_\mu (y_\mu - f_\mu)^2$.
+    Then preactivations move by O($\gamma_0$), everything in a `Trajectory` is O(1), and predictions start at zero.
 
     **Arguments:**
 
@@ -70,7 +70,7 @@ class MLP(AbstractLimit):
         return Network.init(self, task.dim, size, key)
 
     def ensemble(self, task, *, size: int, seeds: int, key=None) -> Ensemble:
-        """`seeds` pairs of networks of width `size` that differ by the sign of the readout, so that their mean starts at zero."""
+        """`seeds` pairs of networks of width `size`; the sign of the readout differs in a pair, so its mean starts at 0."""
         _check_task(task)
         return Network.pairs(self, task.dim, size, seeds, key)
 
@@ -97,12 +97,12 @@ class MLP(AbstractLimit):
 
         - `task`: a fixed data set with one output. `protocol`: `GradientDescent`.
         - `key`: random key of the Monte-Carlo particles.
-        - `samples`: number of particles over all replicas, rounded up to whole pairs. The error is O(`samples`$^{-1/2}$) with
-            a bias of O(`replicas / samples`). Linear networks need no particles and have no error.
+        - `samples`: number of particles over all replicas, rounded up to whole pairs. The error is O(`samples`$^{-1/2}$)
+            with a bias of O(`replicas / samples`). Linear networks need no particles and have no error.
         - `replicas`: independent runs, whose mean is returned and whose spread gives `sampling_error`.
         - `axis`: `SampleAxis()` or `CoefficientAxis()` (exact, identity only); the default goes by the activation.
-        - `tolerance`: a field brings a new basis direction if it has more than this share of its variance outside of the
-            basis. By default twice the inverse number of particles of a replica, below their noise; 1e-18 if exact.
+        - `tolerance`: a field brings a new basis direction if it has more than this share of its variance outside
+            of the basis. By default twice the inverse number of particles of a replica, below their noise; 1e-18 if exact.
         - `capacity`: directions that fit in a basis. The default grows, where values are concrete, until it is enough.
         - `keep`: kernels between all times, at equal times (`"diagonal"`), or none.
         - `adjoint`: `"tape"` for gradients at a small cost in time and memory, `"direct"` for forward mode.
@@ -114,7 +114,7 @@ class MLP(AbstractLimit):
 
         A record with `predictions` `[steps + 1, samples]`, `test_predictions`, the losses of these predictions
         (`"half_mean_square"`), and `kernels["Phi", l]` and `kernels["G", l]`, l = 1..depth, on training samples:
-        $\langle\phi(h^l)\phi(h^l)\rangle$ and $\langle g^l g^l\rangle$ with $g^l = \gamma_0 N\,\partial f/\partial h^l$.
+        $\langle\phi(h^l)\phi(h^l)\rangle$ and $\langle g^l g^l\rangle$, $g^l = \gamma_0 N\,\partial f/\partial h^l$.
 
         **Raises:** `DivergedError` with the stability bound at initialisation; `ConvergenceError` for too small a
         `capacity`; `MemoryError` before any work.

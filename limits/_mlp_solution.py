@@ -101,24 +101,25 @@ def kernels(out: MarchOutputs, axis: AbstractFieldAxis, keep: str | None, sample
 
 def two_time_kernels(out: MarchOutputs, kind: str, axis, samples: int) -> list[Float[Array, "time time rows samples"]]:
     """Layers 1 to depth, between all rows (test points behind training samples) and the training samples."""
+
+    def between(inner, field):
+        times, rows, length = field.shape
+        pairs = inner(field.reshape(-1, length), field[:, :samples].reshape(-1, length))
+        return pairs.reshape(times, rows, times, samples).swapaxes(1, 2)
+
     fields = getattr(out, kind)
-    tables = [
-        jnp.einsum("tmk,snk->tsmn", table, table[:, :samples], precision=HIGHEST) for table in fields.tables
-    ]  # fmt: skip
-    times, rows, _ = fields.end.shape
-    flat = fields.end.reshape(times * rows, -1)
-    end = axis.inner(flat, fields.end[:, :samples].reshape(times * samples, -1))
-    end = end.reshape(times, rows, times, samples).swapaxes(1, 2)
+    tables = [between(lambda a, b: jax.lax.dot(a, b.T, precision=HIGHEST), table) for table in fields.tables]
+    end = between(axis.inner, fields.end)
     return [*tables, end] if kind == "Phi" else [end, *tables]
 
 
 def tangent_kernel(inputs: MarchInputs, Phi, G):
-    r"""$K = \sum_{l=0}^{L} G^{l+1}\Phi^l$ (with $\Phi^0 = x \cdot x / D$, $G^{L+1} = 1$), and $\sum_{l=1}^{L} G^l$ more with biases.
+    r"""$K = \sum_{l=0}^{L} G^{l+1}\Phi^l$, and $\sum_{l=1}^{L} G^l$ more with biases; $\Phi^0 = x \cdot x / D$, $G^{L+1} = 1$.
 
     `Phi` and `G` hold layers 1 to depth in front of anything that ends in rows and training samples.
     """
     x = jnp.concatenate([inputs.x, inputs.x_test])[: Phi[0].shape[-2]]
-    below = [jnp.matmul(x, inputs.x.T, precision=HIGHEST) / x.shape[1], *Phi]
+    below = [jax.lax.dot(x, inputs.x.T, precision=HIGHEST) / x.shape[1], *Phi]
     biased = (inputs.bias_scale > 0).astype(x.dtype)
     return sum(g * (phi + biased) for g, phi in zip(G, below[:-1], strict=True)) + below[-1]
 
@@ -135,11 +136,9 @@ def static_kernel_training(inputs: MarchInputs, out: MarchOutputs, axis: Abstrac
     c = jnp.pad(c, ((0, 0), (0, 1))) / samples
     K = tangent_kernel(inputs, *(two_time_kernels(out, kind, axis, samples) for kind in ("Phi", "G")))
     response = (c[:, :, None, None] * K).swapaxes(1, 2)  # [time, row, time, sample]
-    square = response[:, :samples].reshape(times * samples, times * samples)
+    train, test = (part.reshape(-1, times * samples) for part in (response[:, :samples], response[:, samples:]))
     y = jnp.tile(inputs.y, times)
-    f = jax.scipy.linalg.solve_triangular(
-        jnp.eye(len(y), dtype=y.dtype) + square, jnp.matmul(square, y, precision=HIGHEST), lower=True
-    )
-    errors = (y - f).reshape(times, samples)
-    test = jnp.einsum("tmsn,sn->tm", response[:, samples:], errors, precision=HIGHEST)
-    return {"predictions": f.reshape(times, samples), "test_predictions": test}
+    system = jnp.eye(len(y), dtype=y.dtype) + train
+    f = jax.scipy.linalg.solve_triangular(system, jax.lax.dot(train, y, precision=HIGHEST), lower=True)
+    f_test = jax.lax.dot(test, y - f, precision=HIGHEST)
+    return {"predictions": f.reshape(times, samples), "test_predictions": f_test.reshape(times, -1)}

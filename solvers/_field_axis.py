@@ -56,8 +56,8 @@ class SampleAxis(AbstractFieldAxis):
     r"""Monte-Carlo particles in antithetic pairs, the mean over particles as inner product.
 
     The partner of $(\epsilon^u, \epsilon^r, w)$ is $(\epsilon^u, -\epsilon^r, -w)$ and sits beside it, so predictions
-    vanish at initialisation and are even in the richness, pair by pair. Averages fluctuate by O($S^{-1/2}$) and are biased
-    by O($1/S$), $S$ being `size`. Random bits are drawn in single precision: both precisions see the same particles.
+    vanish at initialisation and are even in the richness, pair by pair. Averages fluctuate by O($S^{-1/2}$) and are
+    biased by O($1/S$), $S$ being `size`. Normals are drawn in single precision: both precisions see the same particles.
     """
 
     size: int | None = eqx.field(static=True, default=None)
@@ -82,7 +82,7 @@ class SampleAxis(AbstractFieldAxis):
 
     def inner(self, rows, others):
         # This operand order is the one that runs at memory speed on a CPU; the barrier keeps XLA from undoing it.
-        product = jnp.matmul(others, rows.T, precision=HIGHEST)
+        product = jax.lax.dot(others, rows.T, precision=HIGHEST)
         return jax.lax.optimization_barrier(product).T / self.size
 
     def square(self, rows):
@@ -111,7 +111,7 @@ class CoefficientAxis(AbstractFieldAxis):
         return jax.nn.one_hot(start[role] + slots, self.size, dtype=float)
 
     def inner(self, rows, others):
-        return jnp.matmul(rows, others.T, precision=HIGHEST)
+        return jax.lax.dot(rows, others.T, precision=HIGHEST)
 
     def square(self, rows):
         return jnp.sum(rows * rows, axis=1)

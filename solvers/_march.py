@@ -203,16 +203,13 @@ class _March(NamedTuple):
         product = lambda table: dot(table, table.T)  # noqa: E731
         Phi = jnp.stack([*map(product, phi_rows), axis.inner(phi, phi)])
         G = jnp.stack([axis.inner(g, g), *map(product, g_rows)])
+        Phi, G = Fields(Phi, None, None), Fields(G, None, None)
         if self.fields:
             if self.test_backward:
-                behind = lambda tables, tests, column: tuple(  # noqa: E731
-                    jnp.concatenate([table, R.row(at[b, column])]) for b, (table, R) in enumerate(zip(tables, tests))
-                )
-                phi_rows, g_rows = behind(phi_rows, test_up, 0), behind(g_rows, test_down, 1)
+                below = lambda table, R, start: jnp.concatenate([table, R.row(start)])  # noqa: E731
+                phi_rows, g_rows = map(below, phi_rows, test_up, at[:, 0]), map(below, g_rows, test_down, at[:, 1])
                 phi, g = jnp.concatenate([phi, phi_test]), jnp.concatenate([g, g_test])
-            Phi, G = Fields(Phi, tuple(phi_rows), phi), Fields(G, tuple(g_rows), g)
-        else:
-            Phi, G = Fields(Phi, None, None), Fields(G, None, None)
+            Phi, G = Phi._replace(tables=tuple(phi_rows), end=phi), G._replace(tables=tuple(g_rows), end=g)
         return rows, State(*moved, counts + born), (f, f_test, Phi, G, counts)
 
 

@@ -10,7 +10,8 @@ from ._precision import HIGHEST
 
 
 def dot(a, b):
-    return jnp.matmul(a, b, precision=HIGHEST)
+    # Not `jnp.matmul`: it names a result type, which its transpose cannot have where the precision context has ended.
+    return jax.lax.dot(a, b, precision=HIGHEST)
 
 
 class Directions(NamedTuple):

@@ -23,7 +23,7 @@ class Start(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The trained part of every weight, in the directions that training can reach; `decay` multiplies the random part."""
+    """The trained part of every weight, in the directions that training reaches; `decay` multiplies the random part."""
 
     decay: Float[Array, ""]
     first: Float[Array, "samples axis"]  # data direction x axis
@@ -43,7 +43,7 @@ class Boundary(NamedTuple):
 class HiddenWeight(NamedTuple):
     r"""One hidden weight matrix of the infinite network, $W = d s Z + \delta W$, seen from one step.
 
-    $$Z \phi = \sum_k \langle\phi\,\hat\phi_k\rangle\, \epsilon^u_k + \sum_k \langle\phi\,\epsilon^r_k\rangle\, \hat g_k,
+    $$Z \phi = \sum_k \langle\phi\,\hat\phi_k\rangle \epsilon^u_k + \sum_k \langle\phi\,\epsilon^r_k\rangle \hat g_k,
       \quad
       Z^T g = \sum_k \langle g\,\hat g_k\rangle\, \epsilon^r_k + \sum_k \langle g\,\epsilon^u_k\rangle\, \hat\phi_k,
       \quad \delta W = \sum_{kj} M_{kj}\, \hat g_j \hat\phi_k^T$$

@@ -76,8 +76,13 @@ def causal_scan(
     def run(params, constants, xs):
         return march(params, constants, xs, False)[0]
 
+    # Both are traced late, when the caller's precision context has been left.
+    double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
+    precision = "double" if double else "single"
+
     def forward(params, constants, xs):
-        result, tape = march(params, constants, xs, True)
+        with context(precision):
+            result, tape = march(params, constants, xs, True)
         return result, (params, constants, xs, *tape)
 
     def backward(saved, bars):
@@ -95,9 +100,7 @@ def causal_scan(
             add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
             return (add(history_bar, history_more), state_bar, add(params_bar, params_more)), x_bar
 
-        # The caller's precision context has been left by the time that a cotangent arrives.
-        double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
-        with context("double" if double else "single"):
+        with context(precision):
             zero = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
             carry = (zero(history), state_bar, zero(params))
             (_, _, params_bar), xs_bar = jax.lax.scan(body, carry, (xs, states, outs_bar), reverse=True)

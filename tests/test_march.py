@@ -100,11 +100,11 @@ def solved(request):
         out = jax.tree.map(np.asarray, exact(inputs, fields=True))
         c, d = linear_optimiser(inputs.learning_rate, inputs.momentum, inputs.weight_decay)
         host = [np.asarray(v) for v in (inputs.x, inputs.y, inputs.x_test, c, d)]
-    return depth, inputs, out, linear_closure(*host, 1.3, scales, 0.4, depth)
+    return depth, out, linear_closure(*host, 1.3, scales, 0.4, depth)
 
 
 def test_exact_axis_solves_the_matrix_equations(solved):
-    depth, inputs, out, (f, H, G) = solved
+    depth, out, (f, H, G) = solved
     np.testing.assert_allclose(out.predictions, f[:, :P], atol=1e-12)
     np.testing.assert_allclose(out.test_predictions, f[:, P:], atol=1e-12)
     times = len(f)
