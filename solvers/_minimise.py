@@ -14,7 +14,7 @@ _PATIENCE = 10  # iterations in a row without a new best before the search is ca
 
 
 class Minimum(NamedTuple):
-    """Where the search ended; `gradient` is projected, `history` is the value at each point and `nan` after the last."""
+    """Where the search ended; `gradient` is projected, `history` is the value at each point, then `nan`."""
 
     x: Float[Array, " variables"]
     value: Float[Array, ""]
@@ -134,7 +134,7 @@ def minimise(
     return Minimum(end.x, end.value, slope, end.history, end.evaluations, jnp.max(jnp.abs(slope)) <= tolerance)
 
 
-def projected(gradient: Array, x: Array, low: Array, high: Array) -> Array:
+def projected(gradient: Array, x: Array, low: Any, high: Any) -> Array:
     """The gradient without the components that push a variable out of the box."""
     slack = 8 * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(x), 1)
     held = ((x - low <= slack) & (gradient > 0)) | ((high - x <= slack) & (gradient < 0))

@@ -76,11 +76,11 @@ def power_sums(power: Float[Array, ""], edges: np.ndarray) -> Float[Array, " bin
     Gauss-Legendre in $\log x$. No large numbers are subtracted, $p = 1$ is not special, and the derivative with
     respect to $p$ is that of elementary functions.
     """
-    log_edges = np.log(edges - 0.5)
+    x = jnp.asarray(edges - 0.5)
+    log_edges = jnp.log(x)
     middle, half = (log_edges[1:] + log_edges[:-1]) / 2, (log_edges[1:] - log_edges[:-1]) / 2
     log_x = middle[:, None] + half[:, None] * _NODES
     integral = half * jnp.sum(_NODE_WEIGHTS * jnp.exp((1 - power) * log_x), axis=1)
-    x = edges - 0.5
     first = -power * jnp.exp(-(power + 1) * log_edges)
     third = first * (power + 1) * (power + 2) / x**2
     fifth = third * (power + 3) * (power + 4) / x**2

@@ -15,7 +15,7 @@ _REFINEMENTS = 3
 _REACH = 3.0  # decades to both sides of the optimum's mean rate
 
 
-def usual_shapes(steps: int) -> dict[str, np.ndarray]:
+def usual_shapes(steps: int) -> dict[str, Any]:
     """Constant, linear, half cosine, and warm-up with plateau and decay, all with peak 1."""
     return {
         "constant": schedules.constant(1.0, steps),
@@ -32,11 +32,11 @@ def tuned_shapes(problem, best: dict[str, Any], shapes: bool | dict[str, Any]) -
     at the end of the grid raises, as it would make a benchmark look worse than it is.
     """
     rates = np.asarray(best["protocol"].learning_rate)
-    shapes = usual_shapes(rates.size) if shapes is True else dict(shapes)
+    named = shapes if isinstance(shapes, dict) else usual_shapes(rates.size)
     middle = np.log10(np.mean(rates))
     folded = best | {"protocol": fold_zeros(best["protocol"])}
     found = {}
-    for name, shape in shapes.items():
+    for name, shape in named.items():
         shape = np.broadcast_to(np.asarray(shape, np.float64), rates.shape) / np.max(shape)
         low, high = middle - _REACH, middle + _REACH
         for _ in range(_REFINEMENTS + 1):
