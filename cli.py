@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = {List: _list, Run: _run, Optimise: _optimise, Quickstart: _quickstart}[type(command)](command)
     except (DivergedError, ConvergenceError) as error:
         code = _complain(error, 3)
-    except (ValueError, TypeError, MemoryError, OSError) as error:
+    except (ValueError, TypeError, MemoryError, OSError, ImportError) as error:
         code = _complain(error, 2)
     except KeyboardInterrupt:
         code = _complain("interrupted", 130)
@@ -140,7 +140,7 @@ def _optimise(command: Optimise) -> int:
     import jax
 
     from .gallery import parse_settings, system
-    from .studies import optimise, show_progress
+    from .studies import optimise, show_progress, working
     from .studies.results import Folder
     from .studies.tables import show_optimum
 
@@ -152,7 +152,7 @@ def _optimise(command: Optimise) -> int:
         settings["steps"] = command.steps
     limit, task, protocol = chosen.problem(settings, full=command.full)
     folder = Folder(command.out)
-    with show_progress():
+    with show_progress(), working(f"optimising {', '.join(command.over)}"):
         best = optimise(limit, task, protocol, over=command.over, key=jax.random.key(command.seed))
     shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
     folder.dataset(best.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)

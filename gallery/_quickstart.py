@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from ..problems import schedules
-from ..studies import AGREEMENT, Comparison, compare, optimise, show_progress, track
+from ..studies import AGREEMENT, Comparison, compare, optimise, show_progress, track, working
 from ..studies import _plots as plots
 from ..studies.results import Folder
 from ..studies.tables import show, show_comparison
@@ -56,9 +56,9 @@ def quickstart(out: Path) -> int:
 def _control(key) -> tuple:
     """The optimal schedule of the power law, and runs of SGD with it and with the best constant rate."""
     limit, task, protocol = power_law_sgd.SYSTEM.problem()
-    best = optimise(
-        limit, task, protocol, over="learning_rate", benchmarks={"constant": schedules.constant(1.0, protocol.steps)}
-    )
+    shapes = {"constant": schedules.constant(1.0, protocol.steps)}
+    with working("optimal schedule"):
+        best = optimise(limit, task, protocol, over="learning_rate", benchmarks=shapes)
     protocols = {"tuned constant": best.benchmarks["constant"], "optimal": best.protocol}
     runs = {
         name: compare(limit, task, candidate, seeds=_RUNS, key=key)

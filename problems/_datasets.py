@@ -134,6 +134,8 @@ def digits(
     - `samples`, `test_samples`: numbers of training and test images; together at most those of the classes chosen.
     - `classes`: two digits give targets +1 (the first) and -1 (the second), shape `[samples]`; more, or `None` for
       all ten, give one-hot targets `[samples, classes]`.
+
+    Needs scikit-learn (`pip install 'limitax[data]'`).
     """
     _count("digits", "samples", samples, 1)
     _count("digits", "test_samples", test_samples, 0)
@@ -141,7 +143,10 @@ def digits(
     key = default_key(key)
     if checks.is_traced(key):
         raise TypeError("digits needs a concrete key: the split is made on the host.")
-    from sklearn.datasets import load_digits
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ImportError("digits needs scikit-learn: pip install 'limitax[data]'.") from None
 
     data = load_digits()
     images, labels = np.asarray(data["data"], np.float64), np.asarray(data["target"])

@@ -3,7 +3,7 @@
 from ._compare import AGREEMENT, Comparison, compare
 from ._final_loss import final_loss
 from ._optimise import METHODS, Optimum, optimise
-from ._progress import show_progress, track
+from ._progress import show_progress, track, working
 
 __all__ = [
     "AGREEMENT",
@@ -15,4 +15,5 @@ __all__ = [
     "optimise",
     "show_progress",
     "track",
+    "working",
 ]

@@ -11,7 +11,7 @@ from .. import nets
 from ..limits import AbstractLimit
 from ..problems import DivergedError, Trajectory, default_key, key_name, write_netcdf
 from ..problems import _checks as checks
-from ._progress import track
+from ._progress import track, working
 
 #: Theory and simulation agree when they differ by at most this many combined standard errors.
 AGREEMENT = 3.0
@@ -138,7 +138,8 @@ def compare(
     key_theory, key_nets = jax.random.split(key)
 
     start = time.perf_counter()
-    theory = jax.block_until_ready(limit.solve(task, protocol, key=key_theory, **options))
+    with working("theory"):
+        theory = jax.block_until_ready(limit.solve(task, protocol, key=key_theory, **options))
     seconds = {"theory": time.perf_counter() - start}
     for name in quantities or ():
         if name not in theory.curves():
