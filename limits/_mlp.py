@@ -1,6 +1,7 @@
 """The feature-learning limit of wide multilayer perceptrons."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
@@ -14,7 +15,7 @@ from ..problems import _checks as checks
 from ..solvers import AbstractFieldAxis, CoefficientAxis, MarchInputs, SampleAxis, as_float, context, to_host
 from ._base import AbstractLimit
 from ._memory import check_memory
-from ._mlp_solution import solve_mlp
+from ._mlp_solution import in_precision, solve_mlp
 
 
 class MLP(AbstractLimit):
@@ -24,7 +25,7 @@ class MLP(AbstractLimit):
       f = \frac{w\cdot\phi(h^L)}{\gamma_0 N}, \qquad
       W^l_{ij} \sim N(0, s_l^2),\ w_i \sim N(0, s_L^2),\ b^l_i \sim N(0, \sigma_b^2)$$
 
-    Every parameter moves at the rate `learning_rate` $\gamma_0^2 N$ on the loss $\frac{1}{2P}\sum_\mu (y_\mu - f_\mu)^2$.
+    Every parameter moves at the rate `learning_rate` $\gamma_0^2 N$ on $\frac{1}{2P}\sum_\mu (y_\mu - f_\mu)^2$.
     Then preactivations move by O($\gamma_0$), everything in a `Trajectory` is O(1), and predictions start at zero.
 
     **Arguments:**
@@ -70,7 +71,7 @@ class MLP(AbstractLimit):
         return Network.init(self, task.dim, size, key)
 
     def ensemble(self, task, *, size: int, seeds: int, key=None) -> Ensemble:
-        """`seeds` pairs of networks of width `size`; the sign of the readout differs in a pair, so its mean starts at 0."""
+        """`seeds` pairs of networks that differ by the sign of the readout, so that the mean of a pair starts at 0."""
         _check_task(task)
         return Network.pairs(self, task.dim, size, seeds, key)
 
@@ -97,12 +98,12 @@ class MLP(AbstractLimit):
 
         - `task`: a fixed data set with one output. `protocol`: `GradientDescent`.
         - `key`: random key of the Monte-Carlo particles.
-        - `samples`: number of particles over all replicas, rounded up to whole pairs. The error is O(`samples`$^{-1/2}$)
-            with a bias of O(`replicas / samples`). Linear networks need no particles and have no error.
+        - `samples`: number of particles over all replicas, rounded up to whole pairs. The error is
+            O(`samples`$^{-1/2}$) with a bias of O(`replicas / samples`). Linear networks need none and have no error.
         - `replicas`: independent runs, whose mean is returned and whose spread gives `sampling_error`.
         - `axis`: `SampleAxis()` or `CoefficientAxis()` (exact, identity only); the default goes by the activation.
         - `tolerance`: a field brings a new basis direction if it has more than this share of its variance outside
-            of the basis. By default twice the inverse number of particles of a replica, below their noise; 1e-18 if exact.
+            of the basis. By default twice the inverse number of particles of a replica; 1e-18 if exact.
         - `capacity`: directions that fit in a basis. The default grows, where values are concrete, until it is enough.
         - `keep`: kernels between all times, at equal times (`"diagonal"`), or none.
         - `adjoint`: `"tape"` for gradients at a small cost in time and memory, `"direct"` for forward mode.
@@ -153,8 +154,9 @@ class MLP(AbstractLimit):
             sized = axis.sized(particles, room + len(task.x))
             self._check_memory(task, protocol.steps, room, sized.size, options, precision, memory_limit)
             with context(precision):
-                inputs, y_test, small = as_float((self._inputs(task, protocol), task.y_test, tolerance))
-                solution = solve_mlp(inputs, y_test, key, small, sized, capacity=room, **options)
+                floats, small = as_float(((self._inputs(task, protocol), task.y_test), tolerance))
+                run = partial(_run, axis=sized, capacity=room, **options)
+                solution = (in_precision(run, precision) if adjoint == "tape" else run)(floats, (key, small))
             code = checks.concrete(solution.code)
             if code != OVERFLOW or capacity is not None or room == most:
                 break
@@ -216,6 +218,10 @@ class MLP(AbstractLimit):
             "fields": "use fewer samples (particles), or more replicas",
         }
         check_memory(needs, remedies, "MLP.solve", f"steps={steps}, {P} data samples", memory_limit)
+
+
+def _run(floats, rest, *, axis, **options):
+    return solve_mlp(*floats, *rest, axis, **options)
 
 
 def _check_task(task) -> None:

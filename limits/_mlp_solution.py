@@ -1,5 +1,6 @@
 """From a march to what is observed: losses, kernels, static-kernel training, and the mean over replicas."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ..problems import CONVERGED, DIVERGED, OVERFLOW, first_divergence
-from ..solvers import HIGHEST, AbstractFieldAxis, MarchInputs, MarchOutputs, linear_optimiser, march
+from ..solvers import HIGHEST, AbstractFieldAxis, MarchInputs, MarchOutputs, context, linear_optimiser, march
 
 
 class Solution(NamedTuple):
@@ -20,6 +21,29 @@ class Solution(NamedTuple):
     code: Int[Array, ""]
     diverged: Int[Array, ""]
     largest_eigenvalue: Float[Array, ""]  # of K(0) / P, on the training samples
+
+
+def in_precision(function: Callable, precision: str) -> Callable:
+    """`function(floats, rest)`, differentiable in `floats`, with its reverse pass in the same precision context.
+
+    Derivatives are traced where the caller asks for them, when the context of the forward pass has ended.
+    """
+
+    @jax.custom_vjp
+    def run(floats, rest):
+        with context(precision):
+            return function(floats, rest)
+
+    def forward(floats, rest):
+        with context(precision):
+            return jax.vjp(lambda floats: function(floats, rest), floats)
+
+    def backward(pull, bar):
+        with context(precision):
+            return *pull(bar), None
+
+    run.defvjp(forward, backward)
+    return run
 
 
 STATIC = ("activation", "capacity", "replicas", "keep", "lazy", "adjoint")
@@ -114,7 +138,7 @@ def two_time_kernels(out: MarchOutputs, kind: str, axis, samples: int) -> list[F
 
 
 def tangent_kernel(inputs: MarchInputs, Phi, G):
-    r"""$K = \sum_{l=0}^{L} G^{l+1}\Phi^l$, and $\sum_{l=1}^{L} G^l$ more with biases; $\Phi^0 = x \cdot x / D$, $G^{L+1} = 1$.
+    r"""$K = \sum_{l=0}^{L} G^{l+1}\Phi^l$, and $\sum_{l=1}^{L} G^l$ with biases; $\Phi^0 = x\cdot x/D$, $G^{L+1} = 1$.
 
     `Phi` and `G` hold layers 1 to depth in front of anything that ends in rows and training samples.
     """
