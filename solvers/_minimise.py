@@ -56,6 +56,9 @@ def minimise(
     (two-metric projection). A trial without a finite value and gradient counts as too long a step. The start is not
     guarded: if its value is not finite it is returned as it is.
 
+    It stands here because schedules have bounds (rates under a cap, batches of at least one sample), which the
+    maintained quasi-Newton solvers for JAX do not take; without bounds it needs as many evaluations as they do.
+
     **Arguments:**
 
     - `function`: a module-level function, so that a second call with other numbers compiles nothing.

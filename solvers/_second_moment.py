@@ -93,21 +93,27 @@ def stability_bound(bins: ModeBins, batch_size: Float[Array, ""]) -> Float[Array
     There the spectral radius of the recursion is 1. For $B = 1$ it is about $2 / (\mathrm{tr}\Lambda + 2\lambda_1)$,
     far below $2/\lambda_1$. Differentiable; `inf` where all eigenvalues vanish.
     """
-    lam, weights, B = bins.eigenvalues, bins.weights, batch_size
-    trace, top = jnp.sum(weights), jnp.max(lam)
+    import optimistix
 
-    def excess(eta, weights, lam, B):
-        return jnp.sum(weights * eta / (2 * B - (B + 1) * eta * lam)) - 1
+    anything = jnp.max(bins.eigenvalues) > 0
+    bins = jax.tree.map(lambda a: jnp.where(anything, a, 1.0), bins)
 
-    def halve(_, bracket):
-        low, high = bracket
-        middle = (low + high) / 2
-        above = excess(middle, *frozen) > 0
-        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+    def rate(slack, bins, B):
+        return 2 * B * (1 - slack) / ((B + 1) * jnp.max(bins.eigenvalues))
 
-    frozen = jax.lax.stop_gradient((weights, lam, B))
-    bracket = 2 * B / (trace + (B + 1) * top), 2 * B / jnp.maximum(trace, (B + 1) * top)
-    root, _ = jax.lax.fori_loop(0, 60, halve, jax.lax.stop_gradient(bracket))
-    # one Newton step from the root leaves the value and supplies the implicit derivative
-    slope = jax.grad(excess)(root, *frozen)
-    return root - excess(root, weights, lam, B) / slope
+    # Searched as its distance from the pole of the top mode, so that rounding never steps over the pole.
+    def excess(slack, problem):
+        bins, B = problem
+        distance = 1 - (1 - slack) * bins.eigenvalues / jnp.max(bins.eigenvalues)
+        return jnp.sum(bins.weights / distance) * rate(slack, bins, B) / (2 * B) - 1
+
+    rounding = float(jnp.finfo(bins.eigenvalues.dtype).eps)
+    root = optimistix.root_find(
+        excess,
+        optimistix.Bisection(rtol=4 * rounding, atol=0.0),
+        jnp.asarray(0.5, bins.eigenvalues.dtype),
+        (bins, batch_size),
+        options={"lower": 32 * rounding, "upper": 1.0},
+        throw=False,
+    )
+    return jnp.where(anything, rate(root.value, bins, batch_size), jnp.inf)
