@@ -130,7 +130,7 @@ def test_initial_weights_have_the_scales_of_the_design():
     for weights, scale in zip(flat_any(net), [0.8, 1.1, 0.9, 0.4, 0.4], strict=True):
         assert abs(np.std(weights) / scale - 1) < 5 / np.sqrt(2 * weights.size)
         assert abs(np.mean(weights)) < 5 * scale / np.sqrt(weights.size)
-    assert PLAIN.finite(TASK, size=4).weights.biases is None
+    assert PLAIN.finite(TASK, size=WIDTH).weights.biases is None
 
 
 def flat_any(net):
@@ -174,7 +174,9 @@ def test_a_member_that_is_not_there(pairs, seed, sign):
 
 
 def test_an_unpaired_ensemble():
-    members = jax.vmap(lambda key: PLAIN.finite(TASK, size=WIDTH, key=key))(jax.random.split(jax.random.key(0), 2))
+    members = jax.tree.map(
+        lambda *w: jnp.stack(w), *(LIMIT.finite(TASK, size=WIDTH, key=jax.random.key(k)) for k in (0, 1))
+    )
     ensemble = lx.nets.Ensemble(members, paired=False)
     record, trained = lx.nets.train(ensemble, TASK, PROTOCOL, return_net=True)
     single, single_net = lx.nets.train(ensemble.member(1), TASK, PROTOCOL, return_net=True)
@@ -185,19 +187,19 @@ def test_an_unpaired_ensemble():
 
 
 def test_a_net_is_weights_and_a_frozen_design():
-    net = LIMIT.finite(TASK, size=4)
+    net = LIMIT.finite(TASK, size=WIDTH)
     assert lx.limits.of(net) is LIMIT
     same(eqx.filter(net, lx.nets.trainable(net)).weights, net.weights)
     assert len(jax.tree.leaves(net)) == len(jax.tree.leaves(net.weights)) == 5
-    pairs = LIMIT.ensemble(TASK, size=4, seeds=2)
+    pairs = LIMIT.ensemble(TASK, size=WIDTH, seeds=3)
     assert lx.limits.of(pairs) is LIMIT
     assert all(jax.tree.leaves(lx.nets.trainable(pairs)))
-    assert jax.tree.structure(net) == jax.tree.structure(LIMIT.finite(TASK, size=4, key=jax.random.key(7)))
-    assert jax.tree.structure(net) != jax.tree.structure(PLAIN.finite(TASK, size=4))
+    assert jax.tree.structure(net) == jax.tree.structure(LIMIT.finite(TASK, size=WIDTH, key=jax.random.key(7)))
+    assert jax.tree.structure(net) != jax.tree.structure(PLAIN.finite(TASK, size=WIDTH))
 
 
 def test_no_textbook_loop_trains_the_richness():
-    net = LIMIT.finite(TASK, size=4)
+    net = LIMIT.finite(TASK, size=WIDTH)
     params, rest = eqx.partition(net, eqx.is_inexact_array)
     optimiser = optax.adamw(0.1, weight_decay=0.5)
     state = optimiser.init(params)
@@ -311,19 +313,18 @@ def test_other_numbers_do_not_compile_again():
 @pytest.mark.parametrize("wide", [False, True])
 def test_weights_and_records_follow_the_global_precision(wide):
     with jax.enable_x64(wide):
-        net = PLAIN.finite(TASK, size=4)
-        record = lx.nets.train(net, TASK, lx.GradientDescent(0.1, 0.5, 0.1, steps=2))
+        net = LIMIT.finite(TASK, size=WIDTH)
+        record = lx.nets.train(net, TASK, PROTOCOL)
     dtype = np.float64 if wide else np.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(net)} == {np.dtype(dtype)}
     assert record.predictions.dtype == record.train_loss.dtype == dtype
 
 
 def test_single_precision_weights_train_when_the_flag_is_on():
-    net = PLAIN.finite(TASK, size=4)
-    protocol = lx.GradientDescent(0.1, 0.5, 0.1, steps=2)
-    off = lx.nets.train(net, TASK, protocol)
+    net = LIMIT.finite(TASK, size=WIDTH)
+    off = lx.nets.train(net, TASK, PROTOCOL)
     with jax.enable_x64(True):
-        on = lx.nets.train(net, TASK, protocol)
+        on = lx.nets.train(net, TASK, PROTOCOL)
     assert on.predictions.dtype == np.float32
     np.testing.assert_allclose(on.predictions, off.predictions, rtol=1e-5, atol=1e-6)
 
@@ -350,6 +351,6 @@ def test_activations(name):
 
 def test_training_needs_no_test_targets():
     task = lx.tasks.from_arrays(TASK.x, TASK.y, x_test=TASK.x_test)
-    record = lx.nets.train(PLAIN.finite(task, size=4), task, lx.GradientDescent(0.1, steps=2))
-    assert record.test_predictions.shape == (3, 2)
+    record = lx.nets.train(LIMIT.finite(task, size=WIDTH), task, PROTOCOL)
+    assert record.test_predictions.shape == (STEPS + 1, 2)
     assert record.test_loss is None
