@@ -23,7 +23,7 @@ def rows(quick: bool = False) -> list[dict[str, Any]]:
         machine = _machine(2**22 if quick else 2**25, 256 if quick else 1024)
         found = [_forward(*size, capped, machine) for size in sizes for capped in (True, False)]
         found += [_gradient(*small, adjoint) for adjoint in ("tape", "direct")]
-        found += [_slope("steps", 10 if quick else 25, quick), _slope("samples", 500 if quick else 2000, quick)]
+        found += [_slope("steps", 16 if quick else 25, quick), _slope("samples", 500 if quick else 2000, quick)]
         found += [_compile(steps) for steps in (10, 100)]
     return found
 
@@ -70,7 +70,7 @@ def _machine(words: int, size: int) -> tuple[float, float]:
 
 
 def _forward(samples: int, steps: int, particles: int, capped: bool, machine) -> dict[str, Any]:
-    """Achieved share of what memory and the matrix unit could do, by the 14 thin products of a step and hidden weight."""
+    """Achieved share of what memory and the matrix unit could do, by the 14 thin products of a step."""
     solve, slots = _solver(samples, steps, particles, capped)
     inputs = _problem(samples, steps)
     run = jax.jit(solve).lower(inputs).compile()
@@ -111,7 +111,7 @@ def _slope(name: str, start: int, quick: bool) -> dict[str, Any]:
     """Exponent of the time in the number of steps, or of particles, with capped bases of one size."""
     ratio, seconds = 4, []
     for factor in (1, ratio):
-        steps, particles = (factor * start, 1000) if name == "steps" else (10 if quick else 25, factor * start)
+        steps, particles = (factor * start, 1000) if name == "steps" else (16 if quick else 25, factor * start)
         inputs = _problem(3, steps)
         solve, _ = _solver(3, steps, particles, True)
         seconds.append(_seconds(jax.jit(solve).lower(inputs).compile(), inputs))

@@ -67,13 +67,11 @@ class MLP(AbstractLimit):
 
     def finite(self, task, *, size: int, key=None) -> Network:
         """One random network of width `size`."""
-        _check_task(task)
-        return Network.init(self, task.dim, size, key)
+        return Network.init(self, _fixed(task).dim, size, key)
 
     def ensemble(self, task, *, size: int, seeds: int, key=None) -> Ensemble:
         """`seeds` pairs of networks that differ by the sign of the readout, so that the mean of a pair starts at 0."""
-        _check_task(task)
-        return Network.pairs(self, task.dim, size, seeds, key)
+        return Network.pairs(self, _fixed(task).dim, size, seeds, key)
 
     def solve(
         self,
@@ -120,7 +118,7 @@ class MLP(AbstractLimit):
         **Raises:** `DivergedError` with the stability bound at initialisation; `ConvergenceError` for too small a
         `capacity`; `MemoryError` before any work.
         """
-        _check_task(task)
+        task = _fixed(task)
         checks.instance("protocol", protocol, GradientDescent, "GradientDescent for MLP (others are not solved yet)")
         checks.choice("keep", keep, ("all", "diagonal", None))
         checks.choice("adjoint", adjoint, ("tape", "direct"))
@@ -224,10 +222,11 @@ def _run(floats, rest, *, axis, **options):
     return solve_mlp(*floats, *rest, axis, **options)
 
 
-def _check_task(task) -> None:
+def _fixed(task) -> Dataset:
     checks.instance("task", task, Dataset, "a fixed data set (sphere, digits, from_arrays) for MLP")
     if task.y.ndim == 2:
         raise ValueError(f"MLP has one output so far: y must have the shape [samples]; it has {task.y.shape}.")
+    return task
 
 
 def _stable_below(protocol: GradientDescent, largest_eigenvalue) -> float | None:

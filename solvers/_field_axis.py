@@ -25,11 +25,11 @@ ROLES = {
 class AbstractFieldAxis(eqx.Module):
     """Fields are arrays `[row, axis]`; an axis knows their inner product, and how fresh Gaussians look on it."""
 
-    size: eqx.AbstractVar[int | None]
+    size: eqx.AbstractVar[int]
 
     @abc.abstractmethod
     def sized(self, samples: int, slots: int) -> "AbstractFieldAxis":
-        """This axis with its length set, from the number of particles or from the number of basis slots."""
+        """This axis with its length, where it is 0, set from the number of particles or of basis slots."""
 
     @abc.abstractmethod
     def draw(self, key: Key[Array, ""], step: Int[Array, ""] | int, blocks: list[tuple[str, int, int]]) -> list:
@@ -60,10 +60,10 @@ class SampleAxis(AbstractFieldAxis):
     biased by O($1/S$), $S$ being `size`. Normals are drawn in single precision: both precisions see the same particles.
     """
 
-    size: int | None = eqx.field(static=True, default=None)
+    size: int = eqx.field(static=True, default=0)
 
     def sized(self, samples, slots):
-        return self if self.size is not None else SampleAxis(samples)
+        return self if self.size else SampleAxis(samples)
 
     def draw(self, key, step, blocks):
         roles, rows = list(ROLES), [count for _, _, count in blocks]
@@ -96,10 +96,10 @@ class CoefficientAxis(AbstractFieldAxis):
     anything else in a linear network and is left out. Only for the identity activation.
     """
 
-    size: int | None = eqx.field(static=True, default=None)
+    size: int = eqx.field(static=True, default=0)
 
     def sized(self, samples, slots):
-        return CoefficientAxis(2 * slots + 1)
+        return self if self.size else CoefficientAxis(2 * slots + 1)
 
     def draw(self, key, step, blocks):
         return [rows for _, _, rows in blocks]

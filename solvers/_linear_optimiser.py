@@ -54,8 +54,8 @@ def linear_optimiser(
     unit = jnp.eye(1 + steps, dtype=learning_rate.dtype)
 
     def update(state, now):
-        *schedule, force = now
-        state = descend(*state, force, *schedule)
+        rate, beta, decay, force = now
+        state = descend(*state, force, rate, beta, decay)
         return state, state[0]
 
     start = (unit[0], jnp.zeros_like(unit[0]))

@@ -1,7 +1,7 @@
 """The causal one-pass march: training of an infinitely wide multilayer network, one step after the other."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +134,8 @@ class _March(NamedTuple):
         weights, axis, d = state.weights, self.axis, state.weights.decay
         now, counts = jax.lax.stop_gradient(x.time).astype(int), jax.lax.stop_gradient(state.counts)
         hidden = range(self.depth - 1)
-        live = [[(jnp.arange(self.slots) < counts[b, side]).astype(y.dtype) for side in (0, 1)] for b in hidden]
+        alive = lambda count: (jnp.arange(self.slots) < count).astype(y.dtype)  # noqa: E731
+        live = [(alive(counts[b, 0]), alive(counts[b, 1])) for b in hidden]
         matrices = [
             HiddenWeight(history[b], live[b], d * scale[b + 1], weights.hidden[b], weights.hidden_bias[b])
             for b in hidden
@@ -148,24 +149,25 @@ class _March(NamedTuple):
             fresh = lambda place: axis.gaussians(random, role, at + place)  # noqa: E731
             return reveal(field, old, live[b][side], axis, tolerance, fresh)
 
-        up, down = [None] * (self.depth - 1), [None] * (self.depth - 1)  # (expansion, new directions, their number)
-        test_up, test_down = [], []
+        up, down, test_up, test_down = {}, {}, {}, {}  # by hidden weight
 
         # Forward, from the data to the readout; test points follow with what the training fields revealed.
         h = d * (start.preactivation + start.bias[:1]) + dot(start.data, weights.first) + weights.first_bias
-        (phi, slope), phis, slopes = self.phi(h), [], []
+        phi, slope = self.phi(h)
         h = d * (start.test_preactivation + start.bias[:1]) + dot(start.test_data, weights.first) + weights.first_bias
-        (phi_test, slope_test), test_slopes = self.phi(h), []
+        phi_test, slope_test = self.phi(h)
+        slopes, test_slopes = [], []
         for b, matrix in enumerate(matrices):
             known = matrix.known.forward
             up[b] = R, new, _ = extend(phi, known, b, 0)
-            R_test, left = project(phi_test, known, new, live[b][0], axis, tolerance)
-            phis.append(phi), slopes.append(slope), test_slopes.append(slope_test), test_up.append(R_test)
+            test_up[b], left = project(phi_test, known, new, live[b][0], axis, tolerance)
+            slopes.append(slope)
+            test_slopes.append(slope_test)
 
             bias = d * start.bias[b + 1]
             phi, slope = self.phi(matrix.forward(phi, R, new, axis) + bias)
             own = left * start.test_forward[b]
-            phi_test, slope_test = self.phi(matrix.forward(phi_test, R_test, new, axis, own) + bias)
+            phi_test, slope_test = self.phi(matrix.forward(phi_test, test_up[b], new, axis, own) + bias)
 
         w = d * start.readout + weights.readout
         per_richness = jnp.where(gamma == 0, 0.0, 1.0 / jnp.where(gamma == 0, 1.0, gamma))
@@ -177,16 +179,15 @@ class _March(NamedTuple):
             matrix, below = matrices[b], up[b][1]
             down[b] = R, new, _ = extend(g, matrix.known.backward, b, 1)
             if self.test_backward:
-                R_test, left = project(g_test, matrix.known.backward, new, live[b][1], axis, tolerance)
+                test_down[b], left = project(g_test, matrix.known.backward, new, live[b][1], axis, tolerance)
                 own = left * start.test_backward[b]
-                g_test = test_slopes[b] * matrix.backward(g_test, R_test, new, below, axis, own)
-                test_down.insert(0, R_test)
+                g_test = test_slopes[b] * matrix.backward(g_test, test_down[b], new, below, axis, own)
             g = slopes[b] * matrix.backward(g, R, new, below, axis)
 
         # The update, in the directions that exist by now.
         at = counts.astype(int)
-        phi_rows = [R.row(at[b, 0]) for b, (R, _, _) in enumerate(up)]
-        g_rows = [R.row(at[b, 1]) for b, (R, _, _) in enumerate(down)]
+        phi_rows = [up[b][0].row(at[b, 0]) for b in hidden]
+        g_rows = [down[b][0].row(at[b, 1]) for b in hidden]
         error = (gamma / len(y)) * (y - f)[None, :]
         force = Weights(
             decay=jnp.zeros_like(d),
@@ -206,8 +207,8 @@ class _March(NamedTuple):
         Phi, G = Fields(Phi, None, None), Fields(G, None, None)
         if self.fields:
             if self.test_backward:
-                below = lambda table, R, start: jnp.concatenate([table, R.row(start)])  # noqa: E731
-                phi_rows, g_rows = map(below, phi_rows, test_up, at[:, 0]), map(below, g_rows, test_down, at[:, 1])
+                phi_rows = [jnp.concatenate([phi_rows[b], test_up[b].row(at[b, 0])]) for b in hidden]
+                g_rows = [jnp.concatenate([g_rows[b], test_down[b].row(at[b, 1])]) for b in hidden]
                 phi, g = jnp.concatenate([phi, phi_test]), jnp.concatenate([g, g_test])
             Phi, G = Phi._replace(tables=tuple(phi_rows), end=phi), G._replace(tables=tuple(g_rows), end=g)
         return rows, State(*moved, counts + born), (f, f_test, Phi, G, counts)
@@ -223,7 +224,7 @@ def march(
     tolerance: Float[Array, ""] | float,
     fields: bool = False,
     test_backward: bool = False,
-    adjoint: Literal["tape", "direct"] = "tape",
+    adjoint: str = "tape",
 ) -> MarchOutputs:
     r"""Solves the mean-field theory of a multilayer network in one causal pass, without fixed-point iteration.
 

@@ -1,6 +1,6 @@
 """The infinite network that the march trains: what is random, what is trained, and what both do to a field."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -55,14 +55,14 @@ class HiddenWeight(NamedTuple):
     trained: Float[Array, "slots slots"]  # M
     bias: Float[Array, "1 slots"]
 
-    def forward(self, field, expansion: Expansion, new: Directions, axis: AbstractFieldAxis, own=0.0):
+    def forward(self, field, expansion: Expansion, new: Directions, axis: AbstractFieldAxis, own: Any = 0.0):
         """The field above: the random part's Gaussian, its response, the trained part and the trained bias."""
         response = axis.inner(field, self.known.backward.noise) * self.live[1]
         drift = self.scale * response + dot(expansion.old, self.trained) + self.bias
         gaussian = dot(expansion.old, self.known.forward.noise) + dot(expansion.new, new.noise) + own
         return self.scale * gaussian + dot(drift, self.known.backward.hat)
 
-    def backward(self, field, expansion: Expansion, new: Directions, below: Directions, axis, own=0.0):
+    def backward(self, field, expansion: Expansion, new: Directions, below: Directions, axis, own: Any = 0.0):
         """The same for the transpose; `below` are the forward directions of this very step."""
         response = axis.inner(field, self.known.forward.noise) * self.live[0]
         drift = self.scale * response + dot(expansion.old, self.trained.T)

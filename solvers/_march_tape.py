@@ -1,7 +1,7 @@
 """A causal scan over a history whose rows are written once, with the finished history as the tape of its gradient."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def causal_scan(
     constants: Any,
     xs: Any,
     *,
-    adjoint: Literal["tape", "direct"] = "tape",
+    adjoint: str = "tape",
 ) -> tuple[Any, Any]:
     r"""Marches in time; everything that a step produced can be seen by all later steps.
 
@@ -47,7 +47,7 @@ def causal_scan(
     - `params`: pytree of arrays, the same at all times.
     - `constants`: pytree without derivative (keys).
     - `xs`: pytree with leading time axis.
-    - `adjoint`: `"tape"` is the reverse pass above (no forward-mode derivative); `"direct"` leaves the loop to JAX.
+    - `adjoint`: `"tape"` is the reverse pass above (no forward mode); `"direct"` leaves the loop to JAX.
 
     **Returns:**
 
