@@ -146,7 +146,7 @@ class MLP(AbstractLimit):
         }
 
         most = len(task.x) * protocol.steps
-        room = 8 * (self.depth + 1) * len(task.x) if capacity is None else checks.integer("capacity", capacity)
+        room = 5 * (self.depth + 1) * len(task.x) if capacity is None else checks.integer("capacity", capacity)
         while True:
             room = min(room, most)
             sized = axis.sized(particles, room + len(task.x))

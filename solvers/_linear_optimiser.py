@@ -55,7 +55,8 @@ def linear_optimiser(
 
     def update(state, now):
         rate, beta, decay, force = now
-        state = descend(*state, force, rate, beta, decay)
+        position, velocity = state
+        state = descend(position, velocity, force, rate, beta, decay)
         return state, state[0]
 
     start = (unit[0], jnp.zeros_like(unit[0]))
