@@ -73,7 +73,7 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one command and exits: 0 done and in agreement, 1 theory and simulation disagree, 2 bad input, 3 diverged."""
+    """Runs one command and exits: 0 done and in agreement, 1 theory and networks disagree, 2 bad input, 3 diverged."""
     command = tyro.cli(Command, prog="limitax", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     from .problems import ConvergenceError, DivergedError
 
@@ -97,7 +97,7 @@ def _list(command: List) -> int:
     from .gallery import systems
 
     rows = [
-        {"name": s.name, "paper": s.paper, "title": s.title, "solves": s.solves, "status": s.status(), "settings": s.settings}
+        {name: getattr(s, name) for name in ("name", "paper", "title", "solves", "settings")} | {"status": s.status()}
         for s in systems().values()
     ]
     if command.json:
@@ -105,7 +105,8 @@ def _list(command: List) -> int:
         return 0
     from .studies.tables import show
 
-    show(("name", "arXiv", "what is solved", "status"), [(r["name"], r["paper"], r["solves"], r["status"]) for r in rows])
+    cells = [tuple(row[name] for name in ("name", "paper", "solves", "status")) for row in rows]
+    show(("name", "arXiv", "what is solved", "status"), cells)
     return 0
 
 

@@ -18,7 +18,7 @@ class Frozen:
 
     def __init__(self, value: Any):
         leaves, treedef = jax.tree.flatten(value)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if checks.is_traced(leaves):
             raise TypeError(
                 "a finite network's design must hold concrete numbers; build the network outside of the transformation."
             )

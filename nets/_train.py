@@ -161,7 +161,7 @@ def _run(weights, design, task, protocol, keys, steps, kernels, largest_batch):
     signs = weights.readout.shape[1]
 
     def loss(weights, multiplicity):
-        outputs = _mlp.forward(weights, design, task.x)
+        outputs: Any = _mlp.forward(weights, design, task.x)
         return jnp.sum(multiplicity * (y - outputs) ** 2) / 2, outputs
 
     def observe(weights, outputs):
@@ -200,7 +200,7 @@ def _run(weights, design, task, protocol, keys, steps, kernels, largest_batch):
         # Both networks of a pair see the same batches, so that their mean has the noise of one.
         final, record = jax.vmap(run_one, in_axes=(0, None))(weights, key)
         record = jax.tree.map(lambda a: jnp.mean(a, axis=0), record)
-        record["train_loss"] = jnp.mean((y - record["predictions"]) ** 2, axis=-1) / 2
+        record["train_loss"] = jnp.mean((record["predictions"] - y) ** 2, axis=-1) / 2
         if task.has_test and task.y_test is not None:
             error = jnp.asarray(task.y_test, dtype) - record["test_predictions"]
             record["test_loss"] = jnp.mean(error**2, axis=-1) / 2

@@ -148,8 +148,7 @@ def digits(
     except ImportError:
         raise ImportError("digits needs scikit-learn: pip install 'limitax[data]'.") from None
 
-    data = load_digits()
-    images, labels = np.asarray(data["data"], np.float64), np.asarray(data["target"])
+    images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
     kept = np.isin(labels, chosen)
     images, labels = images[kept], labels[kept]
     if samples + test_samples > len(labels):

@@ -31,7 +31,7 @@ def default_key(key=None) -> jax.Array:
 
 def key_name(key) -> str:
     """The bits of a key as text, for the record of a result; `"traced"` inside a transformation."""
-    if isinstance(key, jax.core.Tracer):
+    if checks.is_traced(key):
         return "traced"
     return "-".join(str(int(word)) for word in jax.random.key_data(key).ravel())
 
@@ -43,7 +43,7 @@ def normal_double(key, shape: tuple[int, ...]) -> Any:
     """
     with jax.enable_x64(True):
         words = jax.random.bits(key, (2, *shape), jnp.uint32) >> 6
-        if not isinstance(words, jax.core.Tracer):
+        if not checks.is_traced(words):
             words = np.asarray(words)
         words = words.astype(np.float64)
         uniform = (words[0] * 2.0**26 + words[1] + 0.5) * 2.0**-52

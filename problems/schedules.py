@@ -68,7 +68,7 @@ def knots(values, steps: int, *, log: bool = False):
     Logit-time resolves both ends of training. With `log=True` the logarithm of the values is interpolated.
     """
     steps = checks.integer("steps", steps)
-    values = checks.array("values", values, ndim=1, **({"above": 0.0} if log else {}))
+    values = checks.array("values", values, ndim=1, above=0.0 if log else None)
     xp = jnp if isinstance(values, jax.Array) else np
     flat = xp.log(values) if log else values
     time = _logit_time(steps)
