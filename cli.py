@@ -93,6 +93,14 @@ def _complain(error, code: int) -> int:
     return code
 
 
+def _key(seed: int):
+    import jax
+
+    from .problems import _checks as checks
+
+    return jax.random.key(checks.integer("seed", seed, low=0, high=2**32 - 1))
+
+
 def _list(command: List) -> int:
     from .gallery import systems
 
@@ -111,8 +119,6 @@ def _list(command: List) -> int:
 
 
 def _run(command: Run) -> int:
-    import jax
-
     from .gallery import parse_settings, system
     from .studies import show_progress
     from .studies.results import Folder
@@ -121,11 +127,9 @@ def _run(command: Run) -> int:
     chosen = system(command.name)
     settings = parse_settings(command.set_)
     chosen.problem(settings, full=command.full)
-    folder = Folder(command.out)
+    folder, key = Folder(command.out), _key(command.seed)
     with show_progress():
-        report = chosen.run(
-            settings, full=command.full, sizes=command.sizes, seeds=command.seeds, key=jax.random.key(command.seed)
-        )
+        report = chosen.run(settings, full=command.full, sizes=command.sizes, seeds=command.seeds, key=key)
     shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
     folder.dataset(report.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
     folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | report.summary())
@@ -138,8 +142,6 @@ def _run(command: Run) -> int:
 
 
 def _optimise(command: Optimise) -> int:
-    import jax
-
     from .gallery import parse_settings, system
     from .studies import optimise, show_progress, working
     from .studies.results import Folder
@@ -154,7 +156,7 @@ def _optimise(command: Optimise) -> int:
     limit, task, protocol = chosen.problem(settings, full=command.full)
     folder = Folder(command.out)
     with show_progress(), working(f"optimising {', '.join(command.over)}"):
-        best = optimise(limit, task, protocol, over=command.over, key=jax.random.key(command.seed))
+        best = optimise(limit, task, protocol, over=command.over, key=_key(command.seed))
     shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
     folder.dataset(best.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
     folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | best.summary())

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios measured in one process, each `python -m limitax.bench.NAME [--quick]`."""

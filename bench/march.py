@@ -4,7 +4,6 @@ Every row is a ratio of two things timed in one process, a fitted slope, or a co
 to be tested.
 """
 
-import argparse
 import time
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..solvers import HIGHEST, MarchInputs, SampleAxis, double, march
+from ._clock import best_seconds, print_rows
 
 
 def rows(quick: bool = False) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def _machine(words: int, size: int) -> tuple[float, float]:
     stream, square = jnp.ones(words), jnp.ones((size, size))
     add = jax.jit(lambda x: x + 1.0).lower(stream).compile()
     multiply = jax.jit(lambda a: jnp.matmul(a, a, precision=HIGHEST)).lower(square).compile()
-    return 2 * stream.nbytes / _seconds(add, stream), 2 * size**3 / _seconds(multiply, square)
+    return 2 * stream.nbytes / best_seconds(add, stream), 2 * size**3 / best_seconds(multiply, square)
 
 
 def _forward(samples: int, steps: int, particles: int, capped: bool, machine) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _forward(samples: int, steps: int, particles: int, capped: bool, machine) ->
     inputs = _problem(samples, steps)
     run = jax.jit(solve).lower(inputs).compile()
     out = run(inputs)
-    seconds = _seconds(run, inputs, repeats=2)
+    seconds = best_seconds(run, inputs, repeats=2)
     words = 14 * (steps + 1) * slots * particles
     return {
         "what": "forward",
@@ -101,7 +101,7 @@ def _gradient(samples: int, steps: int, particles: int, adjoint: str) -> dict[st
         "what": "gradient over forward",
         "adjoint": adjoint,
         "samples, steps, particles": (samples, steps, particles),
-        "ratio": _seconds(backward, inputs, repeats=2) / _seconds(forward, inputs, repeats=2),
+        "ratio": best_seconds(backward, inputs, repeats=2) / best_seconds(forward, inputs, repeats=2),
         "temporary_arrays": getattr(backward.memory_analysis(), "temp_size_in_bytes", np.nan) / field,
         "forward_temporary_arrays": getattr(forward.memory_analysis(), "temp_size_in_bytes", np.nan) / field,
     }
@@ -114,7 +114,7 @@ def _slope(name: str, start: int, quick: bool) -> dict[str, Any]:
         steps, particles = (factor * start, 1000) if name == "steps" else (16 if quick else 25, factor * start)
         inputs = _problem(3, steps)
         solve, _ = _solver(3, steps, particles, True)
-        seconds.append(_seconds(jax.jit(solve).lower(inputs).compile(), inputs))
+        seconds.append(best_seconds(jax.jit(solve).lower(inputs).compile(), inputs))
     return {"what": f"exponent of time in {name}", "slope": float(np.log(seconds[1] / seconds[0]) / np.log(ratio))}
 
 
@@ -125,27 +125,9 @@ def _compile(steps: int) -> dict[str, Any]:
     return {"what": "compile", "steps": steps, "seconds": time.perf_counter() - start}
 
 
-def _seconds(compiled, *args, repeats: int = 3) -> float:
-    """Best of a few runs, after one to warm up."""
-    jax.block_until_ready(compiled(*args))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*args))
-        times.append(time.perf_counter() - start)
-    return float(np.min(times))
-
-
 def main() -> None:
     """Prints the rows."""
-    parser = argparse.ArgumentParser(description="Cost of the causal march of wide MLPs.")
-    parser.add_argument("--quick", action="store_true", help="small sizes")
-    for row in rows(parser.parse_args().quick):
-        print(
-            "  ".join(
-                f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.items()
-            )
-        )
+    print_rows(rows, "Cost of the causal march of wide MLPs.")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Every row is a ratio of two things timed in one process, or a count; seconds are printed to be read, not to be tested.
 """
 
-import argparse
 import time
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..limits import RandomFeatures
 from ..problems import OnlineSGD, tasks
 from ..solvers import ADJOINTS, Drive, double, power_law_bins, second_moment
 from ..studies import optimise
+from ._clock import best_seconds, print_rows
 
 
 def rows(quick: bool = False) -> list[dict[str, Any]]:
@@ -48,8 +48,8 @@ def _gradient(steps: int, adjoint: str, momentum: bool) -> dict[str, Any]:
         "momentum": momentum,
         "steps": steps,
         "numbers": int(bins.weights.size * (3 if momentum else 1)),
-        "ratio": _seconds(backward, drive) / _seconds(forward, drive),
-        "forward_seconds": _seconds(forward, drive),
+        "ratio": best_seconds(backward, drive) / best_seconds(forward, drive),
+        "forward_seconds": best_seconds(forward, drive),
         "temporary_MB": getattr(backward.memory_analysis(), "temp_size_in_bytes", np.nan) / 2**20,
     }
 
@@ -78,27 +78,9 @@ def _control(steps: int) -> dict[str, Any]:
     return row | {"relative_difference": abs(values[1] / values[0] - 1)}
 
 
-def _seconds(compiled, *args, repeats: int = 5) -> float:
-    """Best of a few runs, after one to warm up."""
-    jax.block_until_ready(compiled(*args))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*args))
-        times.append(time.perf_counter() - start)
-    return float(np.min(times))
-
-
 def main() -> None:
     """Prints the rows."""
-    parser = argparse.ArgumentParser(description="Cost of the second-moment recursion and of its control.")
-    parser.add_argument("--quick", action="store_true", help="shorter horizons")
-    for row in rows(parser.parse_args().quick):
-        print(
-            "  ".join(
-                f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.items()
-            )
-        )
+    print_rows(rows, "Cost of the second-moment recursion and of its control.")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,10 @@ def quickstart(out: Path) -> int:
         {
             "system": "quickstart",
             "paper": None,
-            "settings": {"mlp-dmft": mlp_dmft.SYSTEM.settings | _SETTINGS, "power-law-sgd": power_law_sgd.SYSTEM.settings},
+            "settings": {
+                "mlp-dmft": mlp_dmft.SYSTEM.settings | _SETTINGS,
+                "power-law-sgd": power_law_sgd.SYSTEM.settings,
+            },
             "mlp-dmft": wide.summary(),
             "power-law-sgd": {
                 "optimum": best.summary(),
@@ -86,11 +89,15 @@ def _show_control(best, runs: dict[str, Comparison]) -> None:
         final = np.asarray(next(iter(report.runs.values())).test_loss)[:, -1]
         error = final.std(ddof=1) / np.sqrt(final.size)
         theory = float(report.theory.test_loss[-1])
-        rows.append((name, f"{theory:.5f}", f"{final.mean():.5f} ± {error:.5f}", f"{report.agreement['test_loss']:.2f}"))
+        rows.append(
+            (name, f"{theory:.5f}", f"{final.mean():.5f} ± {error:.5f}", f"{report.agreement['test_loss']:.2f}")
+        )
     title = f"Final loss of SGD on a power law, {_RUNS} runs (arXiv 2602.04774)"
     show(("learning rate", "theory", "simulation", "agreement"), rows, title)
     theory, simulation, error = _gain(runs)
-    print(f"the optimal schedule lowers the loss by {theory:.1%} in theory, {simulation:.1%} ± {error:.1%} in simulation")
+    print(
+        f"the optimal schedule lowers the loss by {theory:.1%} in theory, {simulation:.1%} ± {error:.1%} in simulation"
+    )
 
 
 def _failures(wide: Comparison, runs: dict[str, Comparison]) -> list[str]:
@@ -119,4 +126,3 @@ def _picture(wide: Comparison, lazy, best, runs: dict[str, Comparison], path) ->
     axes[0, 1].set_title("a schedule from theory")
     axes[1, 1].set_title(f"its gain: theory {theory:.0%}, runs {simulation:.0%} ± {error:.0%}")
     fig.savefig(path)
-

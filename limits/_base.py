@@ -11,8 +11,8 @@ from ..problems import AbstractProtocol, AbstractTask, Trajectory
 class AbstractLimit(eqx.Module):
     """The infinite limit of a family of networks.
 
-    A limit gives `solve`, the theory, and `finite` and `ensemble`, the networks whose limit it is. It then takes part in
-    `compare`, `optimise`, `final_loss`, plots and the command line, none of which knows which limit it is.
+    A limit gives `solve`, the theory, and `finite` and `ensemble`, the networks whose limit it is. It then takes part
+    in `compare`, `optimise`, `final_loss`, plots and the command line, none of which knows which limit it is.
     """
 
     @abc.abstractmethod

@@ -40,7 +40,7 @@ from ._base import AbstractLimit
 
 
 class RandomFeatures(AbstractLimit):
-    r"""Regression on Gaussian features, one-pass SGD: $x_k \sim N(0, \lambda_k)$, $y = \sum_k w_k x_k + \sigma\epsilon$.
+    r"""One-pass SGD on Gaussian features: $x_k \sim N(0, \lambda_k)$, $y = \sum_k w_k x_k + \sigma\epsilon$.
 
     The mean over all runs of the excess risk $L = \sum_k \lambda_k E(\theta_k - w_k)^2$ (no $\tfrac12$, label noise
     not counted) follows an exact recursion for three second moments a mode; see `solvers.second_moment`. It holds for

@@ -5,12 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def double():
-    """Context manager under which every new array is float64; it works inside `jit`, `grad` and `vmap` of the caller."""
+    """Context manager under which every new array is float64; it works inside `jit`, `grad`, `vmap` of the caller."""
     return jax.enable_x64(True)
 
 
@@ -28,9 +29,9 @@ def as_float(tree: Any) -> Any:
     """Converts every numeric leaf to the default float dtype of the current context; other leaves pass unchanged."""
 
     def convert(leaf):
-        if isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float)) and not isinstance(leaf, bool):
-            if jnp.issubdtype(jnp.result_type(leaf), jnp.number):
-                return jnp.asarray(leaf, jnp.result_type(float))
+        is_array = isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float)) and not isinstance(leaf, bool)
+        if is_array and jnp.issubdtype(jnp.result_type(leaf), jnp.number):
+            return jnp.asarray(leaf, jnp.result_type(float))
         return leaf
 
     return jax.tree.map(convert, tree)
@@ -46,7 +47,7 @@ def to_host(tree: Any) -> Any:
         return tree
 
     def convert(leaf):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.dtype == np.float64:
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.dtype == np.float64:
             return np.asarray(leaf)
         return leaf
 

@@ -68,7 +68,9 @@ def draw_curve(
         values = np.asarray(run.curves()[name])
         mean, deviation = values.mean(0), values.std(0)
         text = f"{report.seeds} networks" if report.sizes is None else f"width {size}"
-        ax.fill_between(time, np.maximum(mean - deviation, 1e-3 * mean), mean + deviation, color=colour, alpha=0.2, lw=0)
+        ax.fill_between(
+            time, np.maximum(mean - deviation, 1e-3 * mean), mean + deviation, color=colour, alpha=0.2, lw=0
+        )
         ax.plot(time[where], mean[where], marker, color=colour, ms=4, mew=0, label=text)
     if reference is not None:
         ax.plot(time, np.asarray(reference.curves()[name]), "--", color="0.45", lw=1.2, label=reference_label)
@@ -95,7 +97,15 @@ def draw_predictions(ax, report: "Comparison", name: str = "predictions", most: 
     mean, deviation = values.mean(0), values.std(0)
     for i in range(theory.shape[1]):
         ax.fill_between(time, mean[:, i] - deviation[:, i], mean[:, i] + deviation[:, i], color=colour, alpha=0.2, lw=0)
-        ax.plot(time[where], mean[where, i], MARKERS[i], color=colour, ms=4, mew=0, label=f"width {size}" if i == 0 else None)
+        ax.plot(
+            time[where],
+            mean[where, i],
+            MARKERS[i],
+            color=colour,
+            ms=4,
+            mew=0,
+            label=f"width {size}" if i == 0 else None,
+        )
         ax.plot(time, theory[:, i], "k-", lw=1.2, label="theory" if i == 0 else None)
     ax.set(xlabel="step", ylabel=_LABELS[name])
     ax.legend(frameon=False)
@@ -160,7 +170,14 @@ def draw_runs(ax, reports: "dict[str, Comparison]", name: str = "test_loss") -> 
         error = values.std(0, ddof=1) / np.sqrt(values.shape[0])
         ax.plot(time, theory, style, color=colour, lw=1.2, label=f"{label}: theory")
         ax.errorbar(
-            time[where], values.mean(0)[where], error[where], fmt=marker, color=colour, ms=4, lw=1, label=f"{label}: runs"
+            time[where],
+            values.mean(0)[where],
+            error[where],
+            fmt=marker,
+            color=colour,
+            ms=4,
+            lw=1,
+            label=f"{label}: runs",
         )
     convention = next(iter(reports.values())).theory.loss_convention
     ax.set(xscale="log", yscale="log", xlim=(1, len(time) - 1), xlabel="step")
@@ -181,7 +198,9 @@ def plot_optimum(best, path=None):
     kind = "test loss" if best.trajectory.test_loss is not None else "training loss"
     ax = axes[0, -2]
     ax.plot(np.arange(1, len(loss)), np.asarray(loss)[1:], "k-", lw=1.4)
-    ax.set(xscale="log", yscale="log", xlabel="step", ylabel=f"{kind} ({_CONVENTIONS[best.trajectory.loss_convention]})")
+    ax.set(
+        xscale="log", yscale="log", xlabel="step", ylabel=f"{kind} ({_CONVENTIONS[best.trajectory.loss_convention]})"
+    )
     excess = np.asarray(best.history) / best.value - 1
     axes[0, -1].plot(np.arange(len(excess)), np.maximum(excess, 1e-16), "o-", color=shades(1)[0], ms=3, lw=1)
     axes[0, -1].set(yscale="log", xlabel=f"iteration of {best.method}", ylabel="objective / best - 1")

@@ -1,0 +1,31 @@
+"""What every benchmark shares: a clock, and the printing of rows."""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def best_seconds(function: Callable, *args, repeats: int = 3) -> float:
+    """Best of a few runs, after one to warm up."""
+    jax.block_until_ready(function(*args))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        times.append(time.perf_counter() - start)
+    return float(np.min(times))
+
+
+def print_rows(rows: Callable[[bool], list[dict[str, Any]]], description: str) -> None:
+    """The command line of a benchmark: computes the rows, small ones with `--quick`, and prints them."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    for row in rows(parser.parse_args().quick):
+        cells = (
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.items()
+        )
+        print("  ".join(cells), flush=True)
