@@ -41,21 +41,17 @@ class MLP(AbstractNet):
     def init(cls, design, dim: int, width: int, key=None) -> "MLP":
         r"""Random weights: $W^l_{ij} \sim N(0, s_l^2)$, $b^l_i \sim N(0, \sigma_b^2)$ with the scales of `design`."""
         _check_finite(design, dim, width)
-        return cls(_init_weights(design, dim, width, default_key(key)), Frozen(design))
+        return cls(_init_weights(design, design.has_biases, dim, width, default_key(key)), Frozen(design))
 
     @classmethod
     def pairs(cls, design, dim: int, width: int, seeds: int, key=None) -> Ensemble:
         """`seeds` pairs of networks that differ in the sign of the readout."""
         _check_finite(design, dim, width)
         seeds = checks.integer("seeds", seeds)
-        keys = jax.random.split(default_key(key), seeds)
-
-        def pair(key):
-            weights = _init_weights(design, dim, width, key)
-            flipped = eqx.tree_at(lambda w: w.readout, weights, -weights.readout)
-            return jax.tree.map(lambda a, b: jnp.stack([a, b]), weights, flipped)
-
-        return Ensemble(cls(jax.vmap(pair)(keys), Frozen(design)), paired=True)
+        return Ensemble(
+            cls(_init_pairs(design, design.has_biases, dim, width, default_key(key), seeds), Frozen(design)),
+            paired=True,
+        )
 
     @property
     def width(self) -> int:
@@ -120,14 +116,25 @@ def fields(weights: MLPWeights, design, x):
     return layers, tuple(scale * g for g in gradients)
 
 
-def _init_weights(design, dim: int, width: int, key) -> MLPWeights:
+@eqx.filter_jit
+def _init_pairs(design, biased: bool, dim: int, width: int, key, seeds: int) -> MLPWeights:
+    def pair(key):
+        weights = _init_weights(design, biased, dim, width, key)
+        flipped = eqx.tree_at(lambda w: w.readout, weights, -weights.readout)
+        return jax.tree.map(lambda a, b: jnp.stack([a, b]), weights, flipped)
+
+    return jax.vmap(pair)(jax.random.split(key, seeds))
+
+
+@eqx.filter_jit
+def _init_weights(design, biased: bool, dim: int, width: int, key) -> MLPWeights:
     scales = jnp.broadcast_to(jnp.asarray(design.init_scale, float), (design.depth + 1,))
     keys = jax.random.split(key, 2 * design.depth + 1)
     fan_in = [dim] + [width] * (design.depth - 1)
     hidden = tuple(scales[l] * jax.random.normal(keys[l], (width, fan_in[l])) for l in range(design.depth))
     readout = scales[-1] * jax.random.normal(keys[design.depth], (width,))
     biases = None
-    if design.has_biases:
+    if biased:
         scale = jnp.asarray(design.bias_scale, float)
         biases = tuple(scale * jax.random.normal(k, (width,)) for k in keys[design.depth + 1 :])
     return MLPWeights(hidden, readout, biases)

@@ -226,6 +226,7 @@ def test_sampled_kernels_are_symmetric_and_positive():
         np.testing.assert_allclose(out.Phi.end[-1] @ out.Phi.end[-1].T / 400, last, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_samples_approach_the_exact_axis_as_one_over_their_root():
     with jax.enable_x64(True):
         inputs = make_inputs(2, 6)
@@ -239,6 +240,7 @@ def test_samples_approach_the_exact_axis_as_one_over_their_root():
     assert errors[1] < 0.05
 
 
+@pytest.mark.slow
 def test_capacity_and_tolerance_do_not_change_what_is_not_dropped():
     with jax.enable_x64(True):
         inputs = make_inputs(2, 6)

@@ -1,5 +1,7 @@
 """Derivatives of the causal march: the tape against the plain loop and against finite differences."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,14 @@ def smooth_inputs(steps, dim=3, samples=2):
     )
 
 
-def make_loss(exact, capacity, tolerance, adjoint):
+EXACT_AND_SAMPLED = pytest.mark.parametrize("exact", [True, pytest.param(False, marks=pytest.mark.slow)])
+STEPS = 24
+
+
+@functools.cache
+def make_loss(exact, adjoint):
+    # Tolerances far from any pivot, so that the differences do not cross a change of the kept directions.
+    capacity, tolerance = (20, 1e-18) if exact else (40, 2e-2)
     axis = CoefficientAxis().sized(0, capacity + 2) if exact else SampleAxis(120)
 
     @jax.jit
@@ -43,22 +52,24 @@ def make_loss(exact, capacity, tolerance, adjoint):
     return loss
 
 
+@functools.cache
+def make_gradient(exact, adjoint):
+    return jax.jit(jax.grad(make_loss(exact, adjoint)))
+
+
 def central(loss, inputs, direction, step=1e-3):
     """Fourth-order central difference along a direction."""
     at = lambda s: loss(jax.tree.map(lambda x, v: x + s * step * v, inputs, direction))  # noqa: E731
     return (8 * (at(1.0) - at(-1.0)) - (at(2.0) - at(-2.0))) / (12 * step)
 
 
-@pytest.mark.parametrize("exact", [True, False])
+@EXACT_AND_SAMPLED
 def test_tape_equals_direct_and_finite_differences(exact):
     with jax.enable_x64(True):
-        inputs = smooth_inputs(24)
-        # Tolerances far from any pivot, so that the differences do not cross a change of the kept directions.
-        capacity, tolerance = (20, 1e-18) if exact else (40, 2e-2)
-        loss = make_loss(exact, capacity, tolerance, "tape")
-        gradient = jax.jit(jax.grad(loss))(inputs)
-        direct = make_loss(exact, capacity, tolerance, "direct")
-        for tape, plain in zip(gradient, jax.jit(jax.grad(direct))(inputs), strict=True):
+        inputs = smooth_inputs(STEPS)
+        loss, direct = make_loss(exact, "tape"), make_loss(exact, "direct")
+        gradient = make_gradient(exact, "tape")(inputs)
+        for tape, plain in zip(gradient, make_gradient(exact, "direct")(inputs), strict=True):
             np.testing.assert_allclose(tape, plain, rtol=1e-10, atol=1e-10)
         rng = np.random.default_rng(0)
         zero = jax.tree.map(jnp.zeros_like, inputs)
@@ -72,17 +83,17 @@ def test_tape_equals_direct_and_finite_differences(exact):
         np.testing.assert_allclose(tangent, gradient.richness, rtol=1e-9)
 
 
-@pytest.mark.parametrize("exact", [True, False])
+@EXACT_AND_SAMPLED
 def test_gradients_are_finite_where_things_degenerate(exact):
     with jax.enable_x64(True):
-        inputs = smooth_inputs(5)
-        loss = jax.jit(jax.grad(make_loss(exact, 10, 1e-18 if exact else 2e-2, "tape")))
+        inputs = smooth_inputs(STEPS)
+        gradient = make_gradient(exact, "tape")
         x = inputs.x.at[1].set(inputs.x[0])
         for degenerate in (
             inputs._replace(x=x, x_test=x[:1]),
-            inputs._replace(learning_rate=jnp.zeros(5), momentum=jnp.zeros(5), weight_decay=jnp.zeros(5)),
+            inputs._replace(learning_rate=jnp.zeros(STEPS), momentum=jnp.zeros(STEPS), weight_decay=jnp.zeros(STEPS)),
             inputs._replace(y=jnp.zeros(2), bias_scale=jnp.asarray(0.0)),
             inputs._replace(init_scale=jnp.array([1.0, 0.0, 1.0])),
         ):
-            for name, value in loss(degenerate)._asdict().items():
+            for name, value in gradient(degenerate)._asdict().items():
                 assert np.all(np.isfinite(value)), name

@@ -171,6 +171,7 @@ def test_a_textbook_loop_with_to_optax_is_train(wide):
         net = lx.limits.MLP(2, "tanh", richness=1.7, bias_scale=0.3).finite(task, size=16)
         optimiser = schedules.to_optax(protocol, net)
 
+        @eqx.filter_jit
         def loss(net):
             return jnp.mean((jax.vmap(net)(jnp.asarray(task.x)) - jnp.asarray(task.y)) ** 2) / 2
 
