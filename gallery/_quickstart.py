@@ -14,7 +14,7 @@ from . import mlp_dmft, power_law_sgd
 
 #: Single runs must approach the theory like size to the -1/2, within this.
 RATES = (-0.65, -0.35)
-_NETWORKS = {"sizes": (64, 128, 256, 512), "seeds": 96}
+_NETWORKS = {"sizes": (64, 128, 256, 512), "seeds": 64, "samples": 60_000, "replicas": 12}
 _SETTINGS = {"richness": 2.0, "steps": 30, "samples": 8, "test_samples": 32}
 _RUNS = 400
 

@@ -69,8 +69,8 @@ class System:
             parts[slot.owner] = replace(parts[slot.owner], slot.field, value)
         return Problem(**parts)
 
-    def run(self, settings=None, *, full: bool = False, sizes=None, seeds=None, key=None) -> Comparison:
-        """Theory beside finite networks at the given settings."""
+    def run(self, settings=None, *, full: bool = False, sizes=None, seeds=None, key=None, **options) -> Comparison:
+        """Theory beside finite networks at the given settings; `options` go to `solve`, over those of the system."""
         limit, task, protocol = self.problem(settings, full=full)
         return compare(
             limit,
@@ -80,7 +80,7 @@ class System:
             seeds=self.seeds if seeds is None else seeds,
             key=key,
             kernels=self.kernels,
-            **self.options,
+            **{**self.options, **options},
         )
 
     def status(self) -> str:

@@ -1,10 +1,12 @@
 """Multilayer perceptrons of finite width in the mean-field parameterisation."""
 
+import math
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..problems import _checks as checks
 from ..problems import default_key
@@ -128,16 +130,16 @@ def _init_pairs(design, biased: bool, dim: int, width: int, key, seeds: int) -> 
 
 @eqx.filter_jit
 def _init_weights(design, biased: bool, dim: int, width: int, key) -> MLPWeights:
-    scales = jnp.broadcast_to(jnp.asarray(design.init_scale, float), (design.depth + 1,))
-    keys = jax.random.split(key, 2 * design.depth + 1)
     fan_in = [dim] + [width] * (design.depth - 1)
-    hidden = tuple(scales[l] * jax.random.normal(keys[l], (width, fan_in[l])) for l in range(design.depth))
-    readout = scales[-1] * jax.random.normal(keys[design.depth], (width,))
-    biases = None
-    if biased:
-        scale = jnp.asarray(design.bias_scale, float)
-        biases = tuple(scale * jax.random.normal(k, (width,)) for k in keys[design.depth + 1 :])
-    return MLPWeights(hidden, readout, biases)
+    shapes = [(width, n) for n in fan_in] + [(width,)] * (1 + (design.depth if biased else 0))
+    scales = [jnp.broadcast_to(jnp.asarray(design.init_scale, float), (design.depth + 1,))]
+    scales += [jnp.broadcast_to(jnp.asarray(design.bias_scale, float), (design.depth,))] * biased
+    # One call for all weights: every call of the generator costs a second of compilation.
+    sizes = [math.prod(shape) for shape in shapes]
+    drawn = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+    scaled = [s * z.reshape(shape) for s, z, shape in zip(jnp.concatenate(scales), drawn, shapes, strict=True)]
+    hidden, readout, biases = scaled[: design.depth], scaled[design.depth], scaled[design.depth + 1 :]
+    return MLPWeights(tuple(hidden), readout, tuple(biases) if biased else None)
 
 
 def _check_finite(design, dim, width):

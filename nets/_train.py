@@ -214,7 +214,7 @@ def _run(weights, design, task, protocol, keys, steps, kernels, largest_batch):
 
 
 # Weights of one layer that train side by side: enough to fill the cores, few enough to stay in cache and memory.
-_WEIGHTS_AT_ONCE = 2**22
+_WEIGHTS_AT_ONCE = 2**18
 
 
 def _multiplicity(protocol, time, key, samples: int, largest_batch: int, dtype):
