@@ -98,3 +98,19 @@ def test_lead_over_tuned_benchmarks(b, a):
     # the order of the shapes is the statement: annealing wins where a > b, a late decay where a < b
     assert min(ratios, key=ratios.get) == ("annealing" if a > b else "late")
     assert max(ratios, key=ratios.get) == "constant"
+
+
+@pytest.mark.parametrize(("b", "a"), RATIOS)
+def test_decay_from_the_start_has_the_worse_exponent_of_a_constant_rate(b, a):
+    losses = {}
+    for steps in (3000, 10_000):
+        shapes = {chi: schedules.power(1.0, steps, chi) for chi in (0.0, 0.2, 0.4, 0.6)}
+        best = optimum(b, a, steps, benchmarks=shapes)
+        tuned = best.certificates["benchmarks"]
+        losses[steps] = {"optimum": best.value, "constant": tuned[0.0], "power": min(tuned.values())}
+    slopes = {name: slope(lambda loss, name=name: loss[name], losses) for name in ("optimum", "constant", "power")}
+    # A constant smaller than that of a constant rate, the same exponent, and the optimum's is better than both.
+    assert losses[10_000]["optimum"] < losses[10_000]["power"] < losses[10_000]["constant"]
+    assert abs(slopes["power"] - slopes["constant"]) < 0.03
+    assert slopes["optimum"] < max(slopes["power"], slopes["constant"]) - 0.02
+    assert abs(slopes["constant"] + (a - 1) / (a + b - 1)) < 0.03

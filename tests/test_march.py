@@ -90,7 +90,7 @@ def two_time(fields, layer, depth, forward):
     return np.einsum("tmk,snk->tmsn", table, table)
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(scope="module", params=[1, 2, 3, 5])
 def solved(request):
     """Momentum, decay, biases, unequal scales and a test point, with the oracle's answer."""
     depth, steps = request.param, 8
