@@ -11,7 +11,7 @@ import limitax as lx
 import numpy as np
 import pytest
 
-ROOT = Path(lx.__file__).parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
