@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -133,7 +134,7 @@ def _run(command: Run) -> int:
     shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
     folder.dataset(report.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
     folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | report.summary())
-    folder.picture(report.plot)
+    folder.picture(partial(chosen.plot, report))
     show_comparison(report, f"{chosen.name} (arXiv {chosen.paper})")
     print(f"figure.png, result.nc and summary.json are in {folder.path}")
     if not report.agrees:

@@ -29,7 +29,8 @@ class System:
     - `solves`: what is solved, in a few words.
     - `build`: makes the `Problem`; its keyword arguments, all with defaults, are the settings.
     - `full`: the settings of the paper's figure, as `--full` takes them.
-    - `sizes`, `seeds`, `kernels`, `options`: defaults of the comparison with finite networks; `options` go to `solve`.
+    - `sizes`, `seeds`, `record`, `options`: defaults of the comparison with finite networks; `options` go to `solve`.
+    - `figure`: `(comparison, path)`, draws it in place of the usual picture; see `Comparison.plot`.
     - `claims`: what of the paper it reproduces, a sentence each.
     """
 
@@ -40,9 +41,10 @@ class System:
     build: Callable[..., Problem]
     sizes: tuple[int, ...] = (64, 128, 256)
     seeds: int = 32
-    kernels: bool = False
+    record: tuple[str, ...] = ()
     full: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    figure: Callable[..., Any] | None = None
     claims: tuple[str, ...] = ()
 
     @property
@@ -79,9 +81,13 @@ class System:
             sizes=self.sizes if sizes is None else sizes,
             seeds=self.seeds if seeds is None else seeds,
             key=key,
-            kernels=self.kernels,
+            record=self.record,
             **{**self.options, **options},
         )
+
+    def plot(self, report: Comparison, path=None):
+        """Draws a comparison as this system does, writes it to `path` if given, and returns the figure."""
+        return (self.figure or Comparison.plot)(report, path)
 
     def status(self) -> str:
         """What runs of it, found by building it: `"theory and networks"`, or why it does not build."""

@@ -1,7 +1,7 @@
 """What a limit must give, and what it then gets for free."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 
@@ -14,6 +14,8 @@ class AbstractLimit(eqx.Module):
     A limit gives `solve`, the theory, and `finite` and `ensemble`, the networks whose limit it is. It then takes part
     in `compare`, `optimise`, `final_loss`, plots and the command line, none of which knows which limit it is.
     """
+
+    size_name: ClassVar[str] = "width"  # what the size of a finite network is called in pictures and tables
 
     @abc.abstractmethod
     def solve(

@@ -1,5 +1,6 @@
 """What every finite network is: `weights` that train, and a frozen `design`, the limit that it realises."""
 
+import abc
 from typing import Any
 
 import equinox as eqx
@@ -49,6 +50,22 @@ class AbstractNet(eqx.Module):
     def design(self):
         """The limit that this network realises."""
         return self.frozen.value
+
+    @abc.abstractmethod
+    def learn(
+        self, weights: Any, task: Any, protocol: Any, *, key: Any, steps: int | None, **record: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Trains many networks of this design side by side; `nets.train` is the way to call it.
+
+        **Arguments:**
+
+        - `weights`: like `self.weights`, with leading axes `[seeds, signs]`; there are two signs in pairs, else one.
+        - `key`: random key of what the protocol samples, and of what every seed draws from the task.
+        - `steps`: for protocols that do not know their own number of steps, else `None`.
+        - `record`: what else to record; each family says what it can.
+
+        **Returns:** the final weights, and the fields of a `Trajectory` with leading axis `[seeds]`.
+        """
 
 
 class Ensemble(eqx.Module):

@@ -3,13 +3,18 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
-from ..problems import Gaussian, PowerLaw
+from ..problems import Gaussian, OnlineSGD, PowerLaw
 from ..problems import _checks as checks
 from ._base import AbstractNet, Ensemble, Frozen
+from ._batches import no_steps, whole_batch_size
 
 _MOST_MODES = 2**20
+
+# Inputs drawn side by side, over runs: enough to fill the cores, few enough to stay in cache and memory.
+_INPUTS_AT_ONCE = 2**20
 
 
 class LinearRegression(AbstractNet):
@@ -43,6 +48,24 @@ class LinearRegression(AbstractNet):
         """The output, a scalar, for one input `[modes]`."""
         return x @ self.weights
 
+    def learn(self, weights, task, protocol, *, key, steps):
+        r"""See `nets.train`. Fresh samples at every step of every run; records the excess risk
+        $\sum_k \lambda_k (\theta_k - w_k)^2$ over the population, whose mean over runs is the theory's `test_loss`."""
+        checks.instance("task", task, (PowerLaw, Gaussian), "power_law or gaussian for a nets.LinearRegression")
+        no_steps(steps)
+        checks.instance("protocol", protocol, OnlineSGD, "OnlineSGD for a nets.LinearRegression")
+        if protocol.batch_size is None:
+            raise ValueError(
+                "batch_ratio is for limits of many dimensions; give batch_size, the number of samples a step."
+            )
+        largest = whole_batch_size(protocol)
+        problem, weights = task.draw(1), weights[:, 0]
+        if weights.shape[-1] != problem.dim:
+            raise ValueError(f"task must have the network's {weights.shape[-1]} modes; it has {problem.dim}.")
+        final, test_loss = _run(weights, problem, protocol, jax.random.split(key, len(weights)), largest)
+        fields = {"test_loss": test_loss, "loss_convention": "mean_square", "attributes": (("size", problem.dim),)}
+        return final[:, None], fields
+
 
 def _modes(task) -> int:
     checks.instance("task", task, (PowerLaw, Gaussian), "power_law or gaussian")
@@ -53,3 +76,34 @@ def _modes(task) -> int:
             f"it is {modes}. The theory alone takes any number."
         )
     return modes
+
+
+@eqx.filter_jit
+def _run(weights, problem, protocol: OnlineSGD, keys, largest: int):
+    """Final weights `[seeds, modes]` and excess risks `[seeds, steps + 1]`."""
+    dtype = weights.dtype
+    eigenvalues, teacher = (jnp.asarray(a, dtype) for a in (problem.eigenvalues, problem.teacher))
+    fields = protocol.extra_gradient, protocol.learning_rate, protocol.momentum, protocol.batch_size
+    drive = tuple(jnp.asarray(field, dtype) for field in fields)
+
+    def risk(theta):
+        return jnp.sum(eigenvalues * (theta - teacher) ** 2)
+
+    def step(carry, inputs):
+        theta, v = carry
+        key, (extra_gradient, learning_rate, momentum, batch_size) = inputs
+        x, y = problem.batch(key, largest)
+        # a smaller batch is the head of the largest one
+        taken = (jnp.arange(largest) < batch_size) / batch_size
+        gradient = (taken * (x @ theta - y)) @ x
+        v = momentum * v + gradient
+        return (theta - extra_gradient * gradient - learning_rate * v, v), risk(theta)
+
+    def run(inputs):
+        theta, key = inputs
+        over = jax.random.split(key, protocol.steps), drive
+        (theta, _), risks = jax.lax.scan(step, (theta, jnp.zeros_like(theta)), over)
+        return theta, jnp.append(risks, risk(theta))
+
+    together = max(1, min(len(weights), _INPUTS_AT_ONCE // (largest * weights.shape[-1])))
+    return jax.lax.map(run, (weights, keys), batch_size=together)

@@ -8,10 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..problems import (
+    AbstractSteps,
+    Dataset,
+    GradientDescent,
+    MinibatchSGD,
+    OnlineSGD,
+    default_key,
+    first_divergence,
+    schedules,
+)
 from ..problems import _checks as checks
-from ..problems import default_key
 from ._activations import activation_function
 from ._base import AbstractNet, Ensemble, Frozen
+from ._batches import no_steps, sample_weights, whole_batch_size
 
 
 class MLPWeights(eqx.Module):
@@ -73,6 +83,21 @@ class MLP(AbstractNet):
                 f"x must have shape [{fan_in}], one input (jax.vmap takes many); its shape is {jnp.shape(x)}."
             )
         return forward(self.weights, self.design, jnp.asarray(x)[None, :])[0]
+
+    def learn(self, weights, task, protocol, *, key, steps, kernels: bool = False):
+        """See `nets.train`; `kernels` records Phi and G of every layer, `[time, time, sample, sample]`."""
+        checks.flag("kernels", kernels)
+        checks.instance("task", task, Dataset, "a fixed data set (sphere, digits, from_arrays) for a nets.MLP")
+        if task.y.ndim != 1:
+            raise ValueError(f"y must have shape [samples] for a network with one output; its shape is {task.y.shape}.")
+        steps = _check_protocol(protocol, steps, task)
+        fan_in = weights.hidden[0].shape[-1]
+        if fan_in != task.dim:
+            raise ValueError(f"task must have the network's {fan_in} input dimensions; it has {task.dim}.")
+        keys = jax.random.split(key, weights.readout.shape[0])
+        largest = whole_batch_size(protocol) if isinstance(protocol, MinibatchSGD) else 0
+        final, fields = _run(weights, self.design, task, protocol, keys, steps, kernels, largest)
+        return final, fields | {"loss_convention": "half_mean_square", "attributes": (("size", self.width),)}
 
     def fields(self, x):
         """For inputs `[samples, dim]`: activations and backward fields of every layer, each `[samples, width]`; see
@@ -151,3 +176,93 @@ def _check_finite(design, dim, width):
             "richness must be above 0 for a finite network: its output carries 1/richness; it is 0. "
             "A small value such as 0.01 with an ensemble of pairs is the lazy limit's network."
         )
+
+
+def _check_protocol(protocol, steps, task):
+    """The number of steps; optax transformations pass as they are."""
+    if isinstance(protocol, (GradientDescent, MinibatchSGD)):
+        no_steps(steps)
+        if isinstance(protocol, MinibatchSGD):
+            largest = whole_batch_size(protocol)
+            if not protocol.replace and largest > task.y.shape[0]:
+                raise ValueError(
+                    f"batch_size must be at most the {task.y.shape[0]} samples without replacement; it is {largest}."
+                )
+        return protocol.steps
+    if isinstance(protocol, OnlineSGD):
+        raise TypeError("protocol OnlineSGD draws fresh samples, which a fixed data set cannot give; use MinibatchSGD.")
+    if hasattr(protocol, "init") and hasattr(protocol, "update"):
+        if steps is None:
+            raise ValueError("steps is needed with an optax optimiser.")
+        return checks.integer("steps", steps)
+    raise TypeError(
+        "protocol must be GradientDescent, MinibatchSGD or an optax.GradientTransformation; "
+        f"{type(protocol).__name__} was given."
+    )
+
+
+@eqx.filter_jit
+def _run(weights, design, task, protocol, keys, steps, kernels, largest_batch):
+    """`weights` have axes `[seeds, signs]`; returns the final weights and the record with leading axis `[seeds]`."""
+    width = weights.readout.shape[-1]
+    dtype = weights.readout.dtype
+    scale = jnp.asarray(learning_rate_scale(design, width), dtype)
+    optimiser = schedules.transformation(protocol, scale) if isinstance(protocol, AbstractSteps) else protocol
+    y = jnp.asarray(task.y, dtype)
+    signs = weights.readout.shape[1]
+
+    def loss(weights, multiplicity):
+        outputs: Any = forward(weights, design, task.x)
+        return jnp.sum(multiplicity * (y - outputs) ** 2) / 2, outputs
+
+    def observe(weights, outputs):
+        row = {"predictions": outputs}
+        if task.has_test:
+            row["test_predictions"] = forward(weights, design, task.x_test)
+        if kernels:
+            row["Phi"], row["G"] = fields(weights, design, task.x)
+        return row
+
+    def step(carry, inputs):
+        weights, state = carry
+        time, key = inputs
+        multiplicity = sample_weights(protocol, time, key, y.shape[0], largest_batch, dtype)
+        (_, outputs), gradient = jax.value_and_grad(loss, has_aux=True)(weights, multiplicity)
+        row = observe(weights, outputs)
+        updates, state = optimiser.update(gradient, state, weights)
+        weights = jax.tree.map(jnp.add, weights, updates)
+        return (weights, state), row
+
+    def run_one(weights, key):
+        inputs = (jnp.arange(steps), jax.random.split(key, steps))
+        (final, _), rows = jax.lax.scan(step, (weights, optimiser.init(weights)), inputs)
+        last = observe(final, forward(final, design, task.x))
+        rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), rows, last)
+        record: dict[str, Any] = {name: rows[name] for name in ("predictions", "test_predictions") if name in rows}
+        record["kernels"] = {}
+        for name in ("Phi", "G") if kernels else ():
+            for l, field in enumerate(rows[name], start=1):
+                kernel = jnp.einsum("tmi,sni->tsmn", field, field, precision="highest") / width
+                record["kernels"][name, l] = kernel
+        return final, record
+
+    def run_seed(inputs):
+        weights, key = inputs
+        # Both networks of a pair see the same batches, so that their mean has the noise of one.
+        final, record = jax.vmap(run_one, in_axes=(0, None))(weights, key)
+        record = jax.tree.map(lambda a: jnp.mean(a, axis=0), record)
+        record["train_loss"] = jnp.mean((record["predictions"] - y) ** 2, axis=-1) / 2
+        if task.has_test and task.y_test is not None:
+            error = jnp.asarray(task.y_test, dtype) - record["test_predictions"]
+            record["test_loss"] = jnp.mean(error**2, axis=-1) / 2
+        record["diverged_step"] = first_divergence(record["train_loss"])
+        return final, record
+
+    seeds, most = keys.shape[0], max(1, _WEIGHTS_AT_ONCE // (signs * width**2))
+    # A divisor of the number of seeds: a remainder would be compiled as a second program.
+    together = max(n for n in range(1, min(seeds, most) + 1) if seeds % n == 0)
+    return jax.lax.map(run_seed, (weights, keys), batch_size=together)
+
+
+# Weights of one layer that train side by side: enough to fill the cores, few enough to stay in cache and memory.
+_WEIGHTS_AT_ONCE = 2**18

@@ -31,6 +31,8 @@ class Comparison:
       fit and the sampling error of the theory; at most 3 passes.
     """
 
+    limit: AbstractLimit
+    task: Any
     protocol: Any
     theory: Trajectory
     runs: dict[int, Trajectory]
@@ -107,7 +109,7 @@ def compare(
     sizes=(64, 128, 256),
     seeds: int = 32,
     key=None,
-    kernels: bool = False,
+    record: tuple[str, ...] = (),
     quantities: tuple[str, ...] | None = None,
     **options,
 ) -> Comparison:
@@ -120,7 +122,7 @@ def compare(
       networks equals the theory at every size.
     - `seeds`: independent networks (or pairs) at every size, at least 2.
     - `key`: random key of the theory's samples and of the networks.
-    - `kernels`: whether to compare kernels too.
+    - `record`: names of what else the networks record, see `nets.train`: `("kernels",)` to compare kernels too.
     - `quantities`: names to compare; by default all that theory and networks both record.
     - `options`: passed on to `limit.solve`.
 
@@ -128,7 +130,7 @@ def compare(
     """
     checks.instance("limit", limit, AbstractLimit, "a limit such as limits.MLP")
     seeds = checks.integer("seeds", seeds, low=2)
-    kernels = checks.flag("kernels", kernels)
+    checks.instance("record", record, (tuple, list), "a list of names")
     if quantities is not None:
         checks.instance("quantities", quantities, (tuple, list), "a list of names")
     sizes = _check_sizes(sizes)
@@ -150,12 +152,12 @@ def compare(
     for size in track(sizes or (1,), "finite networks"):
         key_init, key_train = jax.random.split(jax.random.fold_in(key_nets, size))
         ensemble = limit.ensemble(task, size=size, seeds=seeds, key=key_init)
-        extra = {"kernels": True} if kernels else {}
+        extra = dict.fromkeys(record, True)
         runs[size] = jax.block_until_ready(nets.train(ensemble, task, protocol, key=key_train, throw=False, **extra))
         _check_runs(runs[size], size, seeds)
     seconds["finite"] = time.perf_counter() - start
 
-    report = Comparison(protocol, theory, runs, sizes, seeds, seconds=seconds, key=key_name(key))
+    report = Comparison(limit, task, protocol, theory, runs, sizes, seeds, seconds=seconds, key=key_name(key))
     for name in _common(theory, runs, quantities):
         _measure(report, name)
     return report

@@ -67,7 +67,7 @@ def draw_curve(
     for (size, run), colour, marker in zip(report.runs.items(), shades(len(report.runs)), MARKERS, strict=False):
         values = np.asarray(run.curves()[name])
         mean, deviation = values.mean(0), values.std(0)
-        text = f"{report.seeds} networks" if report.sizes is None else f"width {size}"
+        text = f"{report.seeds} networks" if report.sizes is None else f"{report.limit.size_name} {size}"
         ax.fill_between(
             time, np.maximum(mean - deviation, 1e-3 * mean), mean + deviation, color=colour, alpha=0.2, lw=0
         )
@@ -104,7 +104,7 @@ def draw_predictions(ax, report: "Comparison", name: str = "predictions", most: 
             color=colour,
             ms=4,
             mew=0,
-            label=f"width {size}" if i == 0 else None,
+            label=f"{report.limit.size_name} {size}" if i == 0 else None,
         )
         ax.plot(time, theory[:, i], "k-", lw=1.2, label="theory" if i == 0 else None)
     ax.set(xlabel="step", ylabel=_LABELS[name])
@@ -125,7 +125,7 @@ def draw_convergence(ax, report: "Comparison", most: int = 3) -> None:
         bars = np.stack([np.minimum(deviations, 0.7 * means), deviations])
         ax.errorbar(sizes, means, bars, fmt=marker, color=colour, ms=5, mfc="white", lw=0.8)
     ax.plot(sizes, report.spread[names[0]][0] * 1.35 * (sizes / sizes[0]) ** -0.5, "k:", lw=1, label="slope -1/2")
-    ax.set(xscale="log", yscale="log", xlabel="width", ylabel="relative distance from theory")
+    ax.set(xscale="log", yscale="log", xlabel=report.limit.size_name, ylabel="relative distance from theory")
     lowest = min(min(report.errors[name]) for name in names)
     ax.set_ylim(bottom=max(lowest / 30, 1e-6))
     ax.set_xticks(sizes, [f"{int(s)}" for s in sizes])

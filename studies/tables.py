@@ -19,7 +19,7 @@ def show(header, rows, title: str | None = None) -> None:
 
 def show_comparison(report, title: str) -> None:
     """Prints the numbers of a `Comparison`, a row a quantity."""
-    sizes = ["all sizes"] if report.sizes is None else [f"width {size}" for size in report.sizes]
+    sizes = ["all sizes"] if report.sizes is None else [f"{report.limit.size_name} {size}" for size in report.sizes]
     rows = []
     for name, errors in report.errors.items():
         cells = [f"{e:.3g} ± {s:.2g}" for e, s in zip(errors, report.standard_errors[name], strict=True)]

@@ -303,7 +303,7 @@ CASES = [
     (lambda: NET(TASK.x), V, "x must have shape [5], one input (jax.vmap takes many); its shape is (4, 5)."),
     # training
     (lambda: train("net"), T, "net must be a network or an ensemble of networks; str 'net' was given."),
-    (lambda: train(task=X), T, "task must be a fixed data set (sphere, digits, from_arrays); ndarray "),
+    (lambda: train(task=X), T, "task must be a fixed data set (sphere, digits, from_arrays) for a nets.MLP; ndarray "),
     (lambda: train(task=tasks.from_arrays(X, Y)), V, "task must have the network's 5 input dimensions; it has 2."),
     (
         lambda: train(task=tasks.from_arrays(X, X)),
@@ -338,11 +338,15 @@ CASES = [
     (lambda: train(kernels="all"), T, "kernels must be True or False; str 'all' was given."),
     (lambda: train(throw=None), T, "throw must be True or False; NoneType None was given."),
     (lambda: train(return_net=1), T, "return_net must be True or False; int 1 was given."),
-    (lambda: train(task=POWER), T, "protocol must be OnlineSGD on a distribution task; GradientDescent was given."),
+    (
+        lambda: train(task=POWER),
+        T,
+        "task must be a fixed data set (sphere, digits, from_arrays) for a nets.MLP; PowerLaw ",
+    ),
     (
         lambda: train(task=POWER, protocol=online()),
         T,
-        "net must be a nets.LinearRegression or an ensemble of them on this task; MLP",
+        "task must be a fixed data set (sphere, digits, from_arrays) for a nets.MLP; PowerLaw ",
     ),
     (lambda: train(LINEAR, POWER, online(), steps=3), V, "steps goes with an optax optimiser"),
     (lambda: train(LINEAR, tasks.power_law(5), online()), V, "task must have the network's 4 modes; it has 5."),
@@ -354,7 +358,7 @@ CASES = [
     (
         lambda: train(LINEAR, TASK),
         T,
-        "net must be a nets.MLP or an ensemble of them on a fixed data set; LinearRegression",
+        "task must be power_law or gaussian for a nets.LinearRegression; Dataset ",
     ),
 ]
 

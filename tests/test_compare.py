@@ -255,7 +255,7 @@ BAD = {
     "a size": ({"sizes": [8, 0]}, ValueError, "sizes must be at least 1; it is 0."),
     "size type": ({"sizes": [8, "9"]}, TypeError, "sizes must be a whole number; str '9' was given."),
     "key": ({"key": 5}, TypeError, "key must be a random key such as jax.random.key(0); int 5 was given."),
-    "kernels": ({"kernels": "yes"}, TypeError, "kernels must be True or False; str 'yes' was given."),
+    "record": ({"record": 3}, TypeError, "record must be a list of names; int 3 was given."),
     "quantities": (
         {"quantities": "train_loss"},
         TypeError,

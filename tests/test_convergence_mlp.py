@@ -23,7 +23,7 @@ def test_networks_approach_the_limit(name):
     protocol = lx.GradientDescent(rate, momentum, decay, steps=10)
     limit = lx.limits.MLP(depth, activation, richness, init_scale=scale, bias_scale=bias)
     sizes = (64, 128, 256, 512)
-    report = lx.compare(limit, task, protocol, sizes=sizes, seeds=48, key=key, kernels=True, samples=100_000)
+    report = lx.compare(limit, task, protocol, sizes=sizes, seeds=48, key=key, record=("kernels",), samples=100_000)
     print(report.summary())
     kernels = {f"{kind}_{l}" for kind in ("Phi", "G") for l in range(1, depth + 1)}
     assert kernels | {"predictions", "test_predictions", "train_loss", "test_loss"} == set(report.errors)
