@@ -12,20 +12,25 @@ from ._precision import context
 
 ADJOINTS = ("stored", "blocked", "direct")
 
-_BLOCK = 64  # steps whose cotangents are gathered at once
-
 
 def adjoint_scan(
-    step: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any, state: Any, inputs: Any, *, adjoint: str = "stored"
+    step: Callable[[Any, Any, Any], tuple[Any, Any]],
+    params: Any,
+    state: Any,
+    inputs: Any,
+    *,
+    transposed: Callable[[Any, Any, Any, Any], Any],
+    adjoint: str = "blocked",
 ) -> tuple[Any, Any]:
-    r"""Runs `state, output = step(params, state, input)` over the leading axis of `inputs`.
+    r"""Runs `state, output = step(params, state, input)` over the leading axis of `inputs`, for a step that is affine
+    in the state.
 
     The three adjoints give the same derivatives and differ in cost and reach:
 
     - `"stored"`: the states are kept and a reverse scan applies the transposed step, $p_t = (\partial\Phi/\partial
-      y)^T p_{t+1}$. Memory of one history of states, and no intermediate of a step. No forward mode.
-    - `"blocked"`: blocks of $\sqrt T$ steps are recomputed. Memory of about $2\sqrt T$ states, at the price of a
-      second forward pass.
+      y)^T p_{t+1} + (\partial\ell/\partial y)^T \bar\ell_t$. Memory of one history of states. No forward mode.
+    - `"blocked"`: the same, with the states of one block of about $\sqrt T$ steps at a time, which are computed again.
+      Memory of about $4\sqrt T$ states; faster as well wherever memory is slower than a step.
     - `"direct"`: plain `jax.lax.scan`; the only one for `jax.jvp` and Hessian-vector products.
 
     **Arguments:**
@@ -34,48 +39,56 @@ def adjoint_scan(
     - `params`: what every step reads; its cotangent is accumulated over the steps.
     - `state`: the initial state.
     - `inputs`: pytree of arrays with leading axis time.
+    - `transposed`: `transposed(params, input, state_bar, output_bar)`, the cotangent of the state before a step from
+      those of the state and the output after it; a module-level function too. The state does not appear in it, since
+      the step is affine in the state. Cotangents of `params` and `inputs` come from `step` itself.
 
     **Returns:**
 
     The final state and the outputs, stacked over time.
     """
-    if adjoint == "stored":
-        return _stored(step, params, state, inputs)
-    if adjoint == "blocked":
-        return _blocked(step, params, state, inputs)
     if adjoint == "direct":
         return jax.lax.scan(partial(step, params), state, inputs)
+    if adjoint in ADJOINTS:
+        return _scan(step, transposed, adjoint == "stored", params, state, inputs)
     raise ValueError(f"adjoint {adjoint!r} is unknown; one of: {', '.join(ADJOINTS)}.")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _stored(step, params, state, inputs):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _scan(step, transposed, keep, params, state, inputs):
     return jax.lax.scan(partial(step, params), state, inputs)
 
 
-def _stored_forward(step, params, state, inputs):
-    def keep(state, x):
-        after, output = step(params, state, x)
-        return after, (output, state)
+def _forward(step, transposed, keep, params, state, inputs):
+    def block(state, x):
+        if keep:
+            return _run(step, params, state, x)
+        after, outputs = jax.lax.scan(partial(step, params), state, x)
+        return after, (outputs, state)
 
-    final, (outputs, states) = jax.lax.scan(keep, state, inputs)
-    return (final, outputs), (params, inputs, states)
+    whole, rest = _split(inputs)
+    state, (outputs, states) = jax.lax.scan(block, state, whole)
+    outputs, states_rest = _join(outputs), None
+    if _length(rest):
+        state, (outputs_rest, states_rest) = block(state, rest)
+        outputs = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), outputs, outputs_rest)
+    return (state, outputs), (params, inputs, states, states_rest)
 
 
-def _stored_backward(step, residuals, cotangents):
-    params, inputs, states = residuals
-    final_bar, outputs_bar = cotangents
+def _backward(step, transposed, keep, residuals, cotangents):
+    params, inputs, states, states_rest = residuals
+    state_bar, outputs_bar = cotangents
 
     def pull_back(state_bar, at_step):
-        state, x, output_bar = at_step
-        _, transpose = jax.vjp(lambda state: step(params, state, x), state)
-        return *transpose((state_bar, output_bar)), state_bar
+        return transposed(params, *at_step[:1], state_bar, *at_step[1:]), state_bar
 
-    def block(carry, at_steps):
+    def block(carry, at_block):
         # the recursion pulls the state back and nothing else; all the rest is one vectorised pass over the block
         state_bar, params_bar = carry
-        state_bar, states_bar = jax.lax.scan(pull_back, state_bar, at_steps, reverse=True)
-        states, x, outputs_bar = at_steps
+        states, x, outputs_bar = at_block
+        if not keep:
+            states = _run(step, params, states, x)[1][1]
+        state_bar, states_bar = jax.lax.scan(pull_back, state_bar, (x, outputs_bar), reverse=True)
         _, transpose = jax.vjp(lambda params, x: jax.vmap(step, (None, 0, 0))(params, states, x), params, x)
         here, x_bar = transpose((states_bar, outputs_bar))
         return (state_bar, jax.tree.map(jnp.add, params_bar, here)), x_bar
@@ -83,37 +96,46 @@ def _stored_backward(step, residuals, cotangents):
     # the caller's precision context has been left by the time that a cotangent arrives
     is_double = any(leaf.dtype in (jnp.float64, jnp.complex128) for leaf in jax.tree.leaves((params, states)))
     with context("double" if is_double else "single"):
-        blocks, rest = _split((states, inputs, outputs_bar), _BLOCK)
-        carry, rest_bar = block((final_bar, jax.tree.map(jnp.zeros_like, params)), rest)
-        (state_bar, params_bar), blocks_bar = jax.lax.scan(block, carry, blocks, reverse=True)
-        inputs_bar = _join(blocks_bar, rest_bar)
+        whole, rest = _split((inputs, outputs_bar))
+        carry, rest_bar = (state_bar, jax.tree.map(jnp.zeros_like, params)), None
+        if _length(rest):
+            carry, rest_bar = block(carry, (states_rest, *rest))
+        (state_bar, params_bar), inputs_bar = jax.lax.scan(block, carry, (states, *whole), reverse=True)
+        inputs_bar = _join(inputs_bar)
+        if _length(rest):
+            inputs_bar = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), inputs_bar, rest_bar)
     return params_bar, state_bar, inputs_bar
 
 
-_stored.defvjp(_stored_forward, _stored_backward)
+_scan.defvjp(_forward, _backward)
 
 
-def _blocked(step, params, state, inputs):
-    @jax.checkpoint
-    def block(state, x):
-        return jax.lax.scan(partial(step, params), state, x)
+def _run(step, params, state, inputs):
+    """The scan with its states before each step: `(final, (outputs, states))`."""
 
-    steps = len(jax.tree.leaves(inputs)[0])
-    blocks, rest = _split(inputs, max(1, math.isqrt(steps)))
-    state, outputs = jax.lax.scan(block, state, blocks)
-    state, rest = block(state, rest)
-    return state, _join(outputs, rest)
+    def keeping(state, x):
+        after, output = step(params, state, x)
+        return after, (output, state)
+
+    return jax.lax.scan(keeping, state, inputs)
 
 
-def _split(tree, size: int):
-    """Time cut into whole blocks of `size`, `[blocks, size, ...]`, and the steps that remain after the last."""
-
-    def whole(x):
-        count = len(x) // size
-        return x[: count * size].reshape(count, size, *x.shape[1:])
-
-    return jax.tree.map(whole, tree), jax.tree.map(lambda x: x[len(x) // size * size :], tree)
+def _length(tree) -> int:
+    return len(jax.tree.leaves(tree)[0])
 
 
-def _join(blocks, rest):
-    return jax.tree.map(lambda x, y: jnp.concatenate([x.reshape(-1, *x.shape[2:]), y]), blocks, rest)
+def _split(tree):
+    """Time cut into blocks of about the root of its length, `[blocks, size, ...]`, and what remains after the last.
+
+    The remainder costs a second compilation, so the size divides the number of steps where it can.
+    """
+    steps = _length(tree)
+    root = math.isqrt(steps)
+    size = min(range(root, 2 * root), key=lambda size: steps % size)
+    count = steps // size
+    whole = jax.tree.map(lambda x: x[: count * size].reshape(count, size, *x.shape[1:]), tree)
+    return whole, jax.tree.map(lambda x: x[count * size :], tree)
+
+
+def _join(blocks):
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks)

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from ._causal_scan import causal_scan
 from ._field_axis import AbstractFieldAxis
 from ._linear_optimiser import descend
 from ._march_basis import Directions, dot, project, reveal
 from ._march_network import Boundary, HiddenWeight, Start, Weights, initialise
-from ._march_tape import causal_scan
 
 
 class MarchInputs(NamedTuple):
@@ -263,7 +263,7 @@ def march(
     final = lambda schedule: jnp.append(schedule, 0.0)  # noqa: E731  (the last row is not updated any more)
     time = jnp.arange(len(learning_rate) + 1, dtype=y.dtype)
     schedule = Schedule(time, final(learning_rate), final(momentum), final(weight_decay))
-    (f, f_test, Phi, G, counts), _ = causal_scan(
+    (f, f_test, Phi, G, counts), *_ = causal_scan(
         static.step, static.initial, static.write, static.read, params, key, schedule, adjoint=adjoint
     )
     return MarchOutputs(f, f_test, Phi, G, counts, jnp.any(counts > capacity))

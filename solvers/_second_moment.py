@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from ._adjoint_scan import adjoint_scan
 from ._mode_bins import ModeBins
+from ._precision import HIGHEST
 
 
 class Drive(NamedTuple):
@@ -31,7 +32,7 @@ def momentum_step(params: tuple[ModeBins, Float[Array, ""]], state: Moments, dri
     """One step of the recursion with momentum; returns the new moments and the excess risk *before* the step."""
     bins, noise_power = params
     lam, (A, C, V), (e1, e2, beta, inverse_batch) = bins.eigenvalues, state, drive
-    L = jnp.sum(bins.weights * A)
+    L, _ = _sums(bins, A)
     Q = lam**2 * A + inverse_batch * lam * (lam * A + L + noise_power)  # E g g
     V_next = beta**2 * V + 2 * beta * lam * C + Q
     G = beta * C + lam * A  # E u v'
@@ -41,17 +42,55 @@ def momentum_step(params: tuple[ModeBins, Float[Array, ""]], state: Moments, dri
     return Moments(A_next, C_next, V_next), L
 
 
+def momentum_transposed(params, drive: Drive, bar: Moments, loss_bar: Float[Array, ""]) -> Moments:
+    """The transpose of `momentum_step` in the moments; every name with `_bar` is the cotangent of that quantity."""
+    bins, _ = params
+    lam, (e1, e2, beta, inverse_batch) = bins.eigenvalues, drive
+    V_bar = e2**2 * bar.A - e2 * bar.C + bar.V
+    Z_bar = 2 * e1 * e2 * bar.A - e1 * bar.C
+    G_bar = bar.C - 2 * e2 * bar.A
+    Q_bar = e1**2 * bar.A + Z_bar + V_bar
+    _, through_loss = _sums(bins, Q_bar)
+    return Moments(
+        bar.A * (1 - 2 * e1 * lam)
+        + lam * G_bar
+        + (1 + inverse_batch) * lam**2 * Q_bar
+        + bins.weights * (inverse_batch * through_loss + loss_bar),
+        beta * (G_bar + lam * (Z_bar + 2 * V_bar)),
+        beta**2 * V_bar,
+    )
+
+
 def sgd_step(params: tuple[ModeBins, Float[Array, ""]], A: Float[Array, " bins"], drive: tuple[Array, Array]):
     """The same without momentum, where only `A` matters; `drive` is the rate and the inverse batch size."""
     bins, noise_power = params
     lam, (eta, inverse_batch) = bins.eigenvalues, drive
-    L = jnp.sum(bins.weights * A)
+    L, _ = _sums(bins, A)
     Q = lam**2 * A + inverse_batch * lam * (lam * A + L + noise_power)
     return A - 2 * eta * lam * A + eta**2 * Q, L
 
 
+def sgd_transposed(params, drive: tuple[Array, Array], bar: Float[Array, " bins"], loss_bar: Float[Array, ""]):
+    """The transpose of `sgd_step` in `A`."""
+    bins, _ = params
+    lam, (eta, inverse_batch) = bins.eigenvalues, drive
+    _, through_loss = _sums(bins, bar)
+    own = bar * (1 - 2 * eta * lam + (1 + inverse_batch) * (eta * lam) ** 2)
+    return own + bins.weights * (inverse_batch * eta**2 * through_loss + loss_bar)
+
+
+def _sums(bins: ModeBins, a: Float[Array, " bins"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    r"""$\sum_j W_j a_j$ and $\sum_j \lambda_j a_j$.
+
+    One product of a matrix and a vector is one call in compiled code; a sum, or a product of two vectors, is a chain
+    of three, and with a few hundred bins these calls are most of a step.
+    """
+    both = jnp.matmul(jnp.stack([bins.weights, bins.eigenvalues]), a, precision=HIGHEST)
+    return both[0], both[1]
+
+
 def second_moment(
-    bins: ModeBins, noise_power: Float[Array, ""], drive: Drive, *, momentum: bool = True, adjoint: str = "stored"
+    bins: ModeBins, noise_power: Float[Array, ""], drive: Drive, *, momentum: bool = True, adjoint: str = "blocked"
 ) -> Float[Array, " steps+1"]:
     r"""Excess risk $L_t = \sum_j W_j A_j(t)$ of one-pass SGD from zero weights, before each step and after the last.
 
@@ -78,11 +117,17 @@ def second_moment(
     params, A = (bins, noise_power), bins.teacher_power
     if momentum:
         final, losses = adjoint_scan(
-            momentum_step, params, Moments(A, jnp.zeros_like(A), jnp.zeros_like(A)), drive, adjoint=adjoint
+            momentum_step,
+            params,
+            Moments(A, jnp.zeros_like(A), jnp.zeros_like(A)),
+            drive,
+            transposed=momentum_transposed,
+            adjoint=adjoint,
         )
         A = final.A
     else:
-        A, losses = adjoint_scan(sgd_step, params, A, (drive.e1 + drive.e2, drive.inverse_batch), adjoint=adjoint)
+        rates = drive.e1 + drive.e2, drive.inverse_batch
+        A, losses = adjoint_scan(sgd_step, params, A, rates, transposed=sgd_transposed, adjoint=adjoint)
     return jnp.append(losses, jnp.sum(bins.weights * A))
 
 

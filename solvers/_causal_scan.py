@@ -1,0 +1,178 @@
+"""A causal scan over a history whose rows are written once, with the finished history as the tape of its gradient."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._precision import context
+
+CAUSAL_ADJOINTS = ("tape", "blocked", "direct")
+
+
+def causal_scan(
+    step: Callable,
+    initial: Callable,
+    write: Callable,
+    read: Callable,
+    params: Any,
+    constants: Any,
+    xs: Any,
+    *,
+    erase: Callable | None = None,
+    adjoint: str = "tape",
+) -> tuple[Any, Any, Any]:
+    r"""Marches in time; everything that a step produced can be seen by all later steps.
+
+    ```
+    rows, state, out = step(params, constants, history, state, x)     # may read only what earlier steps wrote
+    history = write(history, rows, state)                             # state as it was before that step
+    ```
+
+    `history` holds what is written once and never changed, `state` what changes at every step. A step has to mask
+    all slots of the history that are not older than itself, unless `erase` takes them out. Then the finished history
+    stands for the history at every time, and the reverse pass needs nothing else:
+
+    $$\bar\theta \mathrel{+}= \partial_\theta\, {\rm step}_t^T\; {\rm read}(\bar H), \qquad
+      \bar H \mathrel{+}= \partial_H\, {\rm step}_t^T\; {\rm read}(\bar H), \qquad t = T, \dots, 0$$
+
+    One sweep backward, the memory of two histories and of the states, where differentiating the loop itself
+    would store a history for every step.
+
+    **Arguments:**
+
+    - `step`: as above. Differentiated with respect to `params`, `history`, `state` and `x` (all floating point).
+    - `initial`: `() -> (history, state)`, constants.
+    - `write`: linear in `rows`.
+    - `read`: `(history, before, after) -> rows`, the transpose of `write` for a step that took the state from
+        `before` to `after`; parts of rows that a later step overwrites must be left out.
+    - `params`: pytree of arrays, the same at all times.
+    - `constants`: pytree without derivative (keys).
+    - `xs`: pytree with leading time axis.
+    - `erase`: `(history, before) -> history`, empties what `write` wrote at that step; the reverse pass calls it
+        before it visits a step, so that a step sees nothing of what came after it.
+    - `adjoint`: `"tape"` is the reverse pass above (no forward mode); `"direct"` leaves the loop to JAX, `"blocked"`
+        too, with blocks of about $\sqrt T$ steps recomputed.
+
+    **Returns:**
+
+    The stacked `out`, the history and the final state.
+    """
+    if adjoint not in CAUSAL_ADJOINTS:
+        raise ValueError(f"adjoint {adjoint!r} is unknown; one of: {', '.join(CAUSAL_ADJOINTS)}.")
+
+    def march(params, constants, xs, taped):
+        history, state = initial()
+        rows, _, _ = jax.eval_shape(step, params, constants, history, state, jax.tree.map(lambda x: x[0], xs))
+        rows = jax.tree.map(lambda r: jnp.zeros(r.shape, r.dtype), rows)
+
+        def body(carry, x):
+            history, pending, before, state = carry
+            # Rows are written at the start of the next step: written at the end, XLA would copy whole buffers.
+            history = write(history, pending, before)
+            rows, after, out = step(params, constants, history, state, x)
+            return (history, rows, state, after), (out, state if taped else None)
+
+        scan = _blocked_scan if adjoint == "blocked" else jax.lax.scan
+        (history, rows, before, state), (outs, states) = scan(body, (history, rows, state, state), xs)
+        return (outs, write(history, rows, before), state), states
+
+    if adjoint != "tape":
+        return march(params, constants, xs, False)[0]
+
+    @jax.custom_vjp
+    def run(params, constants, xs):
+        return march(params, constants, xs, False)[0]
+
+    # Both are traced late, when the caller's precision context has been left.
+    double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
+    precision = "double" if double else "single"
+
+    def forward(params, constants, xs):
+        with context(precision):
+            result, states = march(params, constants, xs, True)
+        return result, (params, constants, xs, result[1], states)
+
+    def backward(saved, bars):
+        params, constants, xs, history, states = saved
+        outs_bar, history_bar, state_bar = bars
+
+        def body(carry, now):
+            history, history_bar, state_bar, params_bar = carry
+            x, state, out_bar = now
+            history = history if erase is None else erase(history, state)
+            (_, after, _), pull = jax.vjp(
+                lambda params, history, state, x: step(params, constants, history, state, x), params, history, state, x
+            )
+            rows_bar = read(history_bar, state, after)
+            params_more, history_more, state_bar, x_bar = pull((rows_bar, state_bar, out_bar))
+            add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
+            return (history, add(history_bar, history_more), state_bar, add(params_bar, params_more)), x_bar
+
+        with context(precision):
+            zero = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
+            carry = (history, history_bar, state_bar, zero(params))
+            (*_, params_bar), xs_bar = jax.lax.scan(body, carry, (xs, states, outs_bar), reverse=True)
+        return params_bar, None, xs_bar
+
+    run.defvjp(forward, backward)
+    return run(params, constants, xs)
+
+
+def causal_sweep(row: Callable, like: Any, params: Any, xs: Any, *, adjoint: str = "tape") -> Any:
+    r"""Fills a history row by row, each row from those above it; the engine of theories that are causal matrix
+    equations.
+
+    ```
+    rows = row(params, history, time, x)         # leaf i of `history` is [steps, ...]; its rows from `time` on are zero
+    ```
+
+    The history is what comes back. Its gradient walks the finished history backward and empties it on the way (see
+    `causal_scan`): memory of two histories, about four times the time of the forward pass.
+
+    **Arguments:**
+
+    - `row`: as above, differentiated with respect to `params`, `history` and `x`; `time` is an integer.
+    - `like`: pytree of `jax.ShapeDtypeStruct`, one row of each leaf.
+    - `params`: pytree of arrays, the same at all times.
+    - `xs`: pytree with leading time axis, the inputs of each step.
+    - `adjoint`: see `causal_scan`.
+
+    **Returns:** the finished history.
+    """
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    at = lambda time: jax.lax.stop_gradient(time).astype(int)  # noqa: E731
+
+    def initial():
+        return jax.tree.map(lambda r: jnp.zeros((steps, *r.shape), r.dtype), like), jnp.zeros(())
+
+    def step(params, _, history, time, x):
+        return row(params, history, at(time), x), time + 1, ()
+
+    def write(history, rows, time):
+        put = jax.lax.dynamic_update_index_in_dim
+        return jax.tree.map(lambda old, new: put(old, new, at(time), 0), history, rows)
+
+    def read(history_bar, time, _):
+        return jax.tree.map(lambda bar: jax.lax.dynamic_index_in_dim(bar, at(time), 0, keepdims=False), history_bar)
+
+    def erase(history, time):
+        empty = jax.tree.map(lambda r: jnp.zeros(r.shape, r.dtype), like)
+        return write(history, empty, time)
+
+    _, history, _ = causal_scan(step, initial, write, read, params, (), xs, erase=erase, adjoint=adjoint)
+    return history
+
+
+def _blocked_scan(body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
+    r"""`jax.lax.scan` that keeps the carry of about every $\sqrt T$-th step and computes the others again."""
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    size = math.isqrt(steps)
+    whole = steps // size * size
+    block = jax.checkpoint(lambda carry, xs: jax.lax.scan(body, carry, xs))
+    cut = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), xs)
+    carry, outs = jax.lax.scan(block, carry, cut)
+    carry, rest = block(carry, jax.tree.map(lambda x: x[whole:], xs))
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a.reshape(whole, *a.shape[2:]), b]), outs, rest)
