@@ -1,7 +1,10 @@
 from ._adjoint_scan import ADJOINTS, adjoint_scan
 from ._causal_scan import CAUSAL_ADJOINTS, causal_scan, causal_sweep
 from ._coordinate_sweeps import Sweeps, coordinate_sweeps
+from ._deep_linear import DeepLinearHistory, DeepLinearInputs, deep_linear, symmetric
+from ._deep_residual import ResidualHistory, deep_residual
 from ._field_axis import AbstractFieldAxis, CoefficientAxis, SampleAxis
+from ._impulse_response import UNRESOLVED, compressed, fit_impulse_response, laguerre_terms, two_largest_eigenvalues
 from ._linear_optimiser import descend, linear_optimiser
 from ._march import MarchInputs, MarchOutputs, march
 from ._minimise import Minimum, minimise, projected
@@ -13,25 +16,34 @@ __all__ = [
     "ADJOINTS",
     "CAUSAL_ADJOINTS",
     "HIGHEST",
+    "UNRESOLVED",
     "AbstractFieldAxis",
     "CoefficientAxis",
+    "DeepLinearHistory",
+    "DeepLinearInputs",
     "Drive",
     "MarchInputs",
     "MarchOutputs",
     "Minimum",
     "ModeBins",
     "Moments",
+    "ResidualHistory",
     "SampleAxis",
     "Sweeps",
     "adjoint_scan",
     "as_float",
     "causal_scan",
     "causal_sweep",
+    "compressed",
     "context",
     "coordinate_sweeps",
+    "deep_linear",
+    "deep_residual",
     "descend",
     "double",
     "exact_bins",
+    "fit_impulse_response",
+    "laguerre_terms",
     "linear_optimiser",
     "march",
     "minimise",
@@ -40,5 +52,7 @@ __all__ = [
     "second_moment",
     "single",
     "stability_bound",
+    "symmetric",
     "to_host",
+    "two_largest_eigenvalues",
 ]
