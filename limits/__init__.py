@@ -1,5 +1,6 @@
 from ._base import AbstractLimit, of
+from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._random_features import RandomFeatures
 
-__all__ = ["MLP", "AbstractLimit", "RandomFeatures", "of"]
+__all__ = ["MLP", "AbstractLimit", "LinearRNN", "RandomFeatures", "of"]

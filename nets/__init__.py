@@ -2,7 +2,8 @@
 
 from ._base import AbstractNet, Ensemble, trainable
 from ._linear_regression import LinearRegression
+from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._train import train
 
-__all__ = ["MLP", "AbstractNet", "Ensemble", "LinearRegression", "train", "trainable"]
+__all__ = ["MLP", "AbstractNet", "Ensemble", "LinearRNN", "LinearRegression", "train", "trainable"]

@@ -16,7 +16,16 @@ from ._trajectory import (
     first_divergence,
     write_netcdf,
 )
-from .tasks import AbstractDistribution, AbstractTask, Dataset, Gaussian, Isotropic, LinearProblem, PowerLaw
+from .tasks import (
+    AbstractDistribution,
+    AbstractTask,
+    Dataset,
+    Gaussian,
+    ImpulseResponse,
+    Isotropic,
+    LinearProblem,
+    PowerLaw,
+)
 
 __all__ = [
     "CONVERGED",
@@ -33,6 +42,7 @@ __all__ = [
     "Gaussian",
     "GradientDescent",
     "GradientFlow",
+    "ImpulseResponse",
     "Isotropic",
     "LinearProblem",
     "MinibatchSGD",

@@ -11,19 +11,23 @@ from ._distributions import (
     isotropic,
     power_law,
 )
+from ._impulse_responses import ImpulseResponse, integrator, oscillator
 
 __all__ = [
     "AbstractDistribution",
     "AbstractTask",
     "Dataset",
     "Gaussian",
+    "ImpulseResponse",
     "Isotropic",
     "LinearProblem",
     "PowerLaw",
     "digits",
     "from_arrays",
     "gaussian",
+    "integrator",
     "isotropic",
+    "oscillator",
     "power_law",
     "sphere",
 ]

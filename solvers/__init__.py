@@ -4,12 +4,13 @@ from ._coordinate_sweeps import Sweeps, coordinate_sweeps
 from ._deep_linear import DeepLinearHistory, DeepLinearInputs, deep_linear, symmetric
 from ._deep_residual import ResidualHistory, deep_residual
 from ._field_axis import AbstractFieldAxis, CoefficientAxis, SampleAxis
-from ._impulse_response import UNRESOLVED, compressed, fit_impulse_response, laguerre_terms, two_largest_eigenvalues
+from ._impulse_response import UNRESOLVED, arnoldi, fit_impulse_response, laguerre_terms, two_largest_eigenvalues
 from ._linear_optimiser import descend, linear_optimiser
 from ._march import MarchInputs, MarchOutputs, march
 from ._minimise import Minimum, minimise, projected
 from ._mode_bins import ModeBins, exact_bins, power_law_bins
 from ._precision import HIGHEST, as_float, context, double, single, to_host
+from ._reverse_scan import reverse_scan
 from ._second_moment import Drive, Moments, second_moment, stability_bound
 
 __all__ = [
@@ -31,10 +32,10 @@ __all__ = [
     "SampleAxis",
     "Sweeps",
     "adjoint_scan",
+    "arnoldi",
     "as_float",
     "causal_scan",
     "causal_sweep",
-    "compressed",
     "context",
     "coordinate_sweeps",
     "deep_linear",
@@ -49,6 +50,7 @@ __all__ = [
     "minimise",
     "power_law_bins",
     "projected",
+    "reverse_scan",
     "second_moment",
     "single",
     "stability_bound",

@@ -4,14 +4,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ._precision import HIGHEST
 
-#: Number of Laguerre functions, a power of two.
-LAGUERRE_TERMS = 256
+#: Part of the slowest response that may be left at the last Laguerre function. Beyond it nothing is resolved.
+UNRESOLVED = 1e-5
 # Above this dimension squaring the matrix costs more than multiplying by it.
-_SQUARED = 32
+_SMALL = 32
 _BLOCK = 16
 
 
@@ -20,14 +21,12 @@ class ImpulseFit(NamedTuple):
 
     - `loss`: $\tfrac12\int_0^\infty(\kappa - \kappa^*)^2\,dt$, a scalar.
     - `gradient`: with respect to $W$, $u$, $v$.
-    - `states`: Laguerre coefficients of $e^{(W-I)t}u$, `[dim, terms]`; they span the directions that matter.
-    - `remainder`: how much of those is left at the last term, relative to the first. It is tiny where everything is
-      resolved and at least of order one where an eigenvalue of $W$ is at or beyond 1.
+    - `remainder`: how much of $e^{(W-I)t}u$ and $e^{(W^T-I)t}v$ is left at the last Laguerre function, relative to the
+      first: tiny where everything is resolved, at least of order one where an eigenvalue of $W$ is at or beyond 1.
     """
 
     loss: Any
     gradient: tuple[Any, Any, Any]
-    states: Any
     remainder: Any
 
 
@@ -37,6 +36,8 @@ def fit_impulse_response(
     readout: Float[Array, " dim"],
     decay,
     frequency,
+    *,
+    terms: int = 128,
 ) -> ImpulseFit:
     r"""Squared distance of $\kappa(t) = v^Te^{Qt}u$, $Q = W - I$, from $\kappa^*(t) = e^{-c t}\cos\omega t$.
 
@@ -55,24 +56,25 @@ def fit_impulse_response(
 
     The loss is a sum of squares, without the cancellation of the closed forms near its minimum. Everything is matrix
     products and one inverse, hence differentiable and batchable, on any device. An eigenvalue $\lambda$ of $Q$ is
-    resolved to $|(p + \lambda)/(p - \lambda)|^{256}$; the pole is $p = |\mu|^{1/2}$, half-way between the target and
-    an untrained network on a logarithmic scale.
+    resolved to $|(p + \lambda)/(p - \lambda)|^{K}$ with $K$ terms; the pole is $p = |\mu|^{1/2}$, half-way between the
+    target and an untrained network on a logarithmic scale.
 
     **Arguments:**
 
     - `recurrent`, `source`, `readout`: $W$, $u$, $v$.
     - `decay`, `frequency`: $c > 0$ and $\omega$, scalars.
+    - `terms`: number of Laguerre functions, a power of two; see `laguerre_terms`.
     """
     mu = decay + 1j * frequency
     # the result does not depend on the pole
     pole = jax.lax.stop_gradient(jnp.sqrt(jnp.abs(mu)))
     identity = jnp.eye(source.shape[0], dtype=source.dtype)
-    resolvent = jnp.linalg.inv((1 + pole) * identity - recurrent)
+    resolvent = _inverse((1 + pole) * identity - recurrent)
     cayley = 2 * pole * resolvent - identity
     root = jnp.sqrt(2 * pole)
-    states = _powers(cayley, root * _dot(resolvent, source))
-    costates = _powers(cayley.T, root * _dot(resolvent.T, readout))
-    target = _scalar_powers((pole - mu) / (pole + mu), root / (pole + mu))
+    states = _powers(cayley, root * _dot(resolvent, source), terms)
+    costates = _powers(cayley.T, root * _dot(resolvent.T, readout), terms)
+    target = _scalar_powers((pole - mu) / (pole + mu), root / (pole + mu), terms)
 
     mismatch = _dot(readout, states) - target.real
     forward, backward = _dot(states, states.T), _dot(costates, costates.T)
@@ -84,26 +86,86 @@ def fit_impulse_response(
         _dot(forward, readout) - right[0],
     )
     remainder = jnp.maximum(_remainder(states), _remainder(costates))
-    return ImpulseFit(jnp.sum(mismatch**2) / 2, gradient, states, jax.lax.stop_gradient(remainder))
+    return ImpulseFit(jnp.sum(mismatch**2) / 2, gradient, jax.lax.stop_gradient(remainder))
 
 
-def krylov_eigenvalue_matrix(recurrent, states, count: int = 24):
-    """The matrix `recurrent` seen in the space of the first `count` of `states`, `[count, count]`; its eigenvalues
-    are those of `recurrent` that are far from the rest, to a precision that grows geometrically with `count`."""
-    basis, _ = jnp.linalg.qr(states[:, : min(count, states.shape[0])])
-    return _dot(basis.T, _dot(recurrent, basis))
+def laguerre_terms(decay: float, frequency: float, *, accuracy: float = 1e-8, most: int = 2048) -> int | None:
+    """The number of Laguerre functions that a target needs, at least 128; `None` where `most` are not enough."""
+    mu = complex(decay, frequency)
+    pole = abs(mu) ** 0.5
+    ratio = max(abs((pole - mu) / (pole + mu)), abs((pole - 1) / (pole + 1)))
+    terms = 128
+    while ratio**terms > accuracy:
+        terms *= 2
+        if terms > most:
+            return None
+    return terms
+
+
+def arnoldi(matrix: Float[Array, "dim dim"], start: Float[Array, " dim"], count: int = 24) -> Float[Array, "n n"]:
+    """A matrix within the space spanned by `start` and its images, in an orthonormal basis (`count` directions, or all
+    of them). Its eigenvalues are those of `matrix` that are far from the others, to a precision geometric in `count`;
+    where the space is exhausted before, the rest are zero."""
+    if count >= matrix.shape[0]:
+        return matrix
+    tiny = jnp.finfo(matrix.dtype).eps ** 0.75
+
+    def extend(carry, i):
+        basis, vector = carry
+        length = jnp.linalg.norm(vector)
+        for _ in range(2):
+            vector = vector - _dot(_dot(basis, vector), basis)
+        left = jnp.linalg.norm(vector)
+        new = left > tiny * length
+        vector = jnp.where(new, vector / jnp.where(new, left, 1.0), 0.0)
+        return (basis.at[i].set(vector), _dot(matrix, vector)), None
+
+    empty = jnp.zeros((count, matrix.shape[0]), matrix.dtype)
+    (basis, _), _ = jax.lax.scan(extend, (empty, start), jnp.arange(count))
+    return _dot(basis, _dot(matrix, basis.T))
+
+
+def two_largest_eigenvalues(matrices) -> tuple[np.ndarray, np.ndarray]:
+    """Real and imaginary parts, `[..., 2]`, of the two eigenvalues of largest modulus of matrices `[..., dim, dim]`,
+    the larger real part first, of a complex pair the positive imaginary part; NaN where a matrix is not finite."""
+    matrices = np.asarray(matrices)
+    finite = np.all(np.isfinite(matrices), axis=(-2, -1), keepdims=True)
+    found: Any = np.linalg.eigvals(np.where(finite, matrices, 0.0))
+    order = np.argsort(-np.abs(found), axis=-1, kind="stable")[..., :2]
+    found = np.take_along_axis(found, order, axis=-1)
+    # rounding must not decide which of a complex pair comes first
+    real = np.round(found.real, 10)
+    order = np.lexsort((-found.imag, -real), axis=-1)
+    found = np.where(finite[..., 0], np.take_along_axis(found, order, axis=-1), np.nan)
+    return found.real.astype(matrices.dtype), found.imag.astype(matrices.dtype)
 
 
 def _dot(a, b):
     return jnp.matmul(a, b, precision=HIGHEST)
 
 
-def _powers(matrix, start):
-    """Columns `matrix^k start`, k < LAGUERRE_TERMS, `[dim, terms]`."""
-    columns, most = start[:, None], LAGUERRE_TERMS if start.shape[0] <= _SQUARED else _BLOCK
+def _inverse(matrix):
+    """The inverse by elimination without pivoting, which these matrices, the identity plus less, can do without.
+
+    It takes the place of LAPACK, whose threads and those of XLA take the cores from one another: a factor of 30 on two
+    busy cores.
+    """
+
+    def eliminate(matrix, i):
+        pivot = matrix[i, i]
+        row, column = matrix[i] / pivot, matrix[:, i].at[i].set(0.0)
+        rest = (matrix - jnp.outer(column, row)).at[:, i].set(-column / pivot)
+        return rest.at[i].set(row.at[i].set(1 / pivot)), None
+
+    return jax.lax.scan(eliminate, matrix, jnp.arange(matrix.shape[0]))[0]
+
+
+def _powers(matrix, start, terms: int):
+    """Columns `matrix^k start`, k < terms, `[dim, terms]`."""
+    columns, most = start[:, None], terms if start.shape[0] <= _SMALL else _BLOCK
     while True:
         columns = jnp.concatenate([columns, _dot(matrix, columns)], axis=1)
-        if columns.shape[1] == LAGUERRE_TERMS:
+        if columns.shape[1] == terms:
             return columns
         matrix = _dot(matrix, matrix)
         if columns.shape[1] == most:
@@ -112,17 +174,17 @@ def _powers(matrix, start):
     def advance(block, _):
         return _dot(matrix, block), block
 
-    _, blocks = jax.lax.scan(advance, columns, length=LAGUERRE_TERMS // most)
-    return jnp.moveaxis(blocks, 0, 1).reshape(start.shape[0], LAGUERRE_TERMS)
+    _, blocks = jax.lax.scan(advance, columns, length=terms // most)
+    return jnp.moveaxis(blocks, 0, 1).reshape(start.shape[0], terms)
 
 
-def _scalar_powers(ratio, start):
-    """`start * ratio^k`, k < LAGUERRE_TERMS; differentiable at `ratio = 0`."""
-    terms = start[None]
-    while terms.shape[0] < LAGUERRE_TERMS:
-        terms = jnp.concatenate([terms, ratio * terms])
+def _scalar_powers(ratio, start, terms: int):
+    """`start * ratio^k`, k < terms; differentiable at `ratio = 0`."""
+    powers = start[None]
+    while powers.shape[0] < terms:
+        powers = jnp.concatenate([powers, ratio * powers])
         ratio = ratio * ratio
-    return terms
+    return powers
 
 
 def _remainder(columns):
