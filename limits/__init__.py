@@ -1,6 +1,7 @@
 from ._base import AbstractLimit, of
+from ._deep_linear import DeepLinear
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._random_features import RandomFeatures
 
-__all__ = ["MLP", "AbstractLimit", "LinearRNN", "RandomFeatures", "of"]
+__all__ = ["MLP", "AbstractLimit", "DeepLinear", "LinearRNN", "RandomFeatures", "of"]

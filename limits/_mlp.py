@@ -12,10 +12,19 @@ from ..nets import Ensemble
 from ..nets._activations import activation_function, check_activation
 from ..problems import OVERFLOW, ConvergenceError, Dataset, GradientDescent, Trajectory, check, default_key, key_name
 from ..problems import _checks as checks
-from ..solvers import AbstractFieldAxis, CoefficientAxis, MarchInputs, SampleAxis, as_float, context, to_host
+from ..solvers import (
+    AbstractFieldAxis,
+    CoefficientAxis,
+    MarchInputs,
+    SampleAxis,
+    as_float,
+    context,
+    in_precision,
+    to_host,
+)
 from ._base import AbstractLimit
 from ._memory import check_memory
-from ._mlp_solution import in_precision, solve_mlp
+from ._mlp_solution import solve_mlp
 
 
 class MLP(AbstractLimit):

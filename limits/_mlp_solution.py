@@ -1,6 +1,5 @@
 """From a march to what is observed: losses, kernels, static-kernel training, and the mean over replicas."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ..problems import CONVERGED, DIVERGED, OVERFLOW, first_divergence
-from ..solvers import HIGHEST, AbstractFieldAxis, MarchInputs, MarchOutputs, context, linear_optimiser, march
+from ..solvers import HIGHEST, AbstractFieldAxis, MarchInputs, MarchOutputs, linear_optimiser, march
 
 
 class Solution(NamedTuple):
@@ -21,29 +20,6 @@ class Solution(NamedTuple):
     code: Int[Array, ""]
     diverged: Int[Array, ""]
     largest_eigenvalue: Float[Array, ""]  # of K(0) / P, on the training samples
-
-
-def in_precision(function: Callable, precision: str) -> Callable:
-    """`function(floats, rest)`, differentiable in `floats`, with its reverse pass in the same precision context.
-
-    Derivatives are traced where the caller asks for them, when the context of the forward pass has ended.
-    """
-
-    @jax.custom_vjp
-    def run(floats, rest):
-        with context(precision):
-            return function(floats, rest)
-
-    def forward(floats, rest):
-        with context(precision):
-            return jax.vjp(lambda floats: function(floats, rest), floats)
-
-    def backward(pull, bar):
-        with context(precision):
-            return *pull(bar), None
-
-    run.defvjp(forward, backward)
-    return run
 
 
 STATIC = ("activation", "capacity", "replicas", "keep", "lazy", "adjoint")

@@ -1,9 +1,10 @@
 """Finite networks: Equinox modules with trained `weights` and a frozen `design`, and the loop that trains them."""
 
 from ._base import AbstractNet, Ensemble, trainable
+from ._deep_linear import DeepLinear
 from ._linear_regression import LinearRegression
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._train import train
 
-__all__ = ["MLP", "AbstractNet", "Ensemble", "LinearRNN", "LinearRegression", "train", "trainable"]
+__all__ = ["MLP", "AbstractNet", "DeepLinear", "Ensemble", "LinearRNN", "LinearRegression", "train", "trainable"]

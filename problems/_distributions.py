@@ -1,5 +1,6 @@
 """Distribution tasks: linear teachers on Gaussian inputs, from which every finite network draws its own data."""
 
+import abc
 from typing import Any
 
 import equinox as eqx
@@ -40,7 +41,24 @@ class LinearProblem(eqx.Module):
 
 
 class AbstractDistribution(AbstractTask):
-    """A linear teacher on Gaussian inputs; `draw(size, key)` gives a `LinearProblem`."""
+    """A linear teacher on Gaussian inputs, from which problems of any `size` are drawn."""
+
+    @abc.abstractmethod
+    def population(self, size: int = 1, key=None) -> LinearProblem:
+        """One problem of the given size, without a sample."""
+
+    @abc.abstractmethod
+    def sample_count(self, size: int = 1) -> int | None:
+        """Number of samples that are reused at the given size; `None` where the task has no fixed sample."""
+
+    def draw(self, size: int = 1, key=None) -> LinearProblem:
+        """One problem of the given size, with its sample if the task has one."""
+        key_teacher, key_data = jax.random.split(default_key(key))
+        problem, count = self.population(size, key_teacher), self.sample_count(size)
+        if count is None:
+            return problem
+        x, y = problem.batch(key_data, count)
+        return LinearProblem(problem.eigenvalues, problem.teacher, problem.noise, x, y)
 
 
 class PowerLaw(AbstractDistribution):
@@ -70,15 +88,19 @@ class PowerLaw(AbstractDistribution):
         self.noise = checks.number("noise", noise, low=0.0)
         self.samples = None if samples is None else checks.number("samples", samples, low=1.0)
 
-    def draw(self, size: int = 1, key=None) -> LinearProblem:
-        r"""`size` copies of every mode with $w_k^2$ shared among them, and `size * samples` samples if asked for."""
+    def population(self, size: int = 1, key=None) -> LinearProblem:
+        r"""`size` copies of every mode with $w_k^2$ shared among them."""
         size = checks.integer("size", size)
         if self.modes is None:
             raise ValueError("power_law(modes=None) cannot be drawn: a finite network needs a finite number of modes.")
         k = np.arange(1, self.modes + 1, dtype=np.float64)
         eigenvalues = k**-self.capacity
         teacher = k ** ((self.capacity - self.decay) / 2)
-        return _draw(eigenvalues, teacher, self.noise, _replicated(self.samples, size), size, key)
+        return _replicated(eigenvalues, teacher, self.noise, size)
+
+    def sample_count(self, size: int = 1) -> int | None:
+        """`size * samples`, if there are `samples`."""
+        return _times(self.samples, size)
 
 
 class Gaussian(AbstractDistribution):
@@ -109,14 +131,15 @@ class Gaussian(AbstractDistribution):
         self.samples = None if samples is None else checks.number("samples", samples, low=1.0)
         self.sample_ratio = None if sample_ratio is None else _ratio(sample_ratio)
 
-    def draw(self, size: int = 1, key=None) -> LinearProblem:
-        r"""`size` copies of every mode with $w_k^2$ shared among them, with `size * samples` samples, or `sample_ratio`
-        times as many samples as input dimensions."""
-        size = checks.integer("size", size)
-        samples = _replicated(self.samples, size)
+    def population(self, size: int = 1, key=None) -> LinearProblem:
+        r"""`size` copies of every mode with $w_k^2$ shared among them."""
+        return _replicated(self.eigenvalues, self.teacher, self.noise, checks.integer("size", size))
+
+    def sample_count(self, size: int = 1) -> int | None:
+        """`size * samples`, or `sample_ratio` times the number of input dimensions, if either is given."""
         if self.sample_ratio is not None:
-            samples = _finite_ratio(self.sample_ratio, self.eigenvalues.shape[0] * size)
-        return _draw(self.eigenvalues, self.teacher, self.noise, samples, size, key)
+            return _finite_ratio(self.sample_ratio, self.eigenvalues.shape[0] * size)
+        return _times(self.samples, size)
 
 
 class Isotropic(AbstractDistribution):
@@ -132,14 +155,16 @@ class Isotropic(AbstractDistribution):
         self.sample_ratio = _ratio(sample_ratio)
         self.noise = checks.number("noise", noise, low=0.0)
 
-    def draw(self, size: int, key=None) -> LinearProblem:
-        r"""A problem in `size` dimensions with `sample_ratio * size` samples; none for an infinite ratio."""
+    def population(self, size: int = 1, key=None) -> LinearProblem:
+        r"""A problem in `size` dimensions."""
         size = checks.integer("size", size)
-        key_teacher, key_data = jax.random.split(default_key(key))
         with jax.enable_x64(True):
-            teacher = normal_double(key_teacher, (size,)) / np.sqrt(size)
-        samples = _finite_ratio(self.sample_ratio, size)
-        return _draw(np.ones(size), teacher, self.noise, samples, 1, key_data)
+            teacher = normal_double(default_key(key), (size,)) / np.sqrt(size)
+        return LinearProblem(np.ones(size), teacher, self.noise)
+
+    def sample_count(self, size: int = 1) -> int | None:
+        """`sample_ratio * size`; none for an infinite ratio."""
+        return _finite_ratio(self.sample_ratio, size)
 
 
 def power_law(modes: int | None = None, capacity=1.5, decay=2.5, noise=0.0, samples=None) -> PowerLaw:
@@ -177,7 +202,7 @@ def _finite_ratio(ratio, dim: int) -> int | None:
     return None if np.isinf(known) else max(1, round(float(known) * dim))
 
 
-def _replicated(samples, size: int) -> int | None:
+def _times(samples, size: int) -> int | None:
     if samples is None:
         return None
     known = checks.concrete(samples)
@@ -186,10 +211,6 @@ def _replicated(samples, size: int) -> int | None:
     return round(float(known) * size)
 
 
-def _draw(eigenvalues, teacher, noise, samples: int | None, size: int, key) -> LinearProblem:
+def _replicated(eigenvalues, teacher, noise, size: int) -> LinearProblem:
     xp = jnp if checks.is_traced((eigenvalues, teacher)) else np
-    problem = LinearProblem(xp.repeat(eigenvalues, size), xp.repeat(teacher, size) / size**0.5, noise)
-    if samples is None:
-        return problem
-    x, y = problem.batch(default_key(key), samples)
-    return LinearProblem(problem.eigenvalues, problem.teacher, noise, x, y)
+    return LinearProblem(xp.repeat(eigenvalues, size), xp.repeat(teacher, size) / size**0.5, noise)

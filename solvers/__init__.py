@@ -9,9 +9,9 @@ from ._linear_optimiser import descend, linear_optimiser
 from ._march import MarchInputs, MarchOutputs, march
 from ._minimise import Minimum, minimise, projected
 from ._mode_bins import ModeBins, exact_bins, power_law_bins
-from ._precision import HIGHEST, as_float, context, double, single, to_host
+from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host
 from ._reverse_scan import reverse_scan
-from ._second_moment import Drive, Moments, second_moment, stability_bound
+from ._second_moment import Drive, second_moment, stability_bound
 
 __all__ = [
     "ADJOINTS",
@@ -27,7 +27,6 @@ __all__ = [
     "MarchOutputs",
     "Minimum",
     "ModeBins",
-    "Moments",
     "ResidualHistory",
     "SampleAxis",
     "Sweeps",
@@ -44,6 +43,7 @@ __all__ = [
     "double",
     "exact_bins",
     "fit_impulse_response",
+    "in_precision",
     "laguerre_terms",
     "linear_optimiser",
     "march",

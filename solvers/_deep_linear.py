@@ -74,7 +74,7 @@ def deep_linear_row(data, inputs: DeepLinearInputs, history: DeepLinearHistory, 
         psi = sources[l] = lambda y, power=powers[l], above=above: power * now.decayed(above, y)
         zeta = lambda y, below=below: q * now.decayed(lambda y: product(below, y), y)  # noqa: E731
         covariance = now.row((known.G_zeta, known.G_psi), (G_zeta, G_psi), (s * zeta(G_zeta), psi(G_psi)))
-        above = lambda y, old=known.C_g, new=covariance: product(old, y, new, now.unit)  # noqa: E731
+        above = lambda y, old=known.C_g, new=covariance: product(old, y, (new, now.unit))  # noqa: E731
         response, sites[l] = G_zeta, (G_zeta, G_psi, covariance)
 
     B = q * now.decay * response + optimiser * covariance
@@ -89,7 +89,7 @@ def deep_linear_row(data, inputs: DeepLinearInputs, history: DeepLinearHistory, 
         K_psi = now.with_row(A, known.G_psi, G_psi)
         zeta = q * now.decayed(below, K_zeta)
         covariance = now.row((known.K_zeta, known.K_psi), (K_zeta, K_psi), (zeta, s * sources[l](K_psi)))
-        below = lambda y, old=known.C_k, new=covariance: product(old, y, new, now.unit)  # noqa: E731
+        below = lambda y, old=known.C_k, new=covariance: product(old, y, (new, now.unit))  # noqa: E731
         response, sites[l] = K_psi, Site(K_zeta, K_psi, G_zeta, G_psi, covariance, C_g)
     return DeepLinearHistory(row, tuple(sites))
 

@@ -42,7 +42,7 @@ def residual_row(data, inputs: DeepLinearInputs, history: ResidualHistory, time,
     below = jnp.concatenate([history.data.C_u[None], C_k[:-1]])
     readout = jnp.tril(jnp.outer(now.until - now.unit, now.until))
     above = jnp.concatenate([C_g[1:], readout[None]])
-    product_each = jax.vmap(partial(product, unit=now.unit))
+    product_each = jax.vmap(lambda rows, y, new: product(rows, y, (new, now.unit)))
 
     def images(y, new_below, new_above):
         zeta = q * now.decays * product_each(below, now.decays * y[:depth], new_below)
@@ -67,7 +67,7 @@ def residual_row(data, inputs: DeepLinearInputs, history: ResidualHistory, time,
     (g, covariance, new_above), (G_now, C_g_now) = jax.lax.scan(down, start, (layers, scales, K, G), reverse=True)
 
     B = q * now.decay * g[0] + optimiser * covariance
-    first = lambda y: product(C_g[0], y, covariance, now.unit)  # noqa: E731
+    first = lambda y: product(C_g[0], y, (covariance, now.unit))  # noqa: E731
     psi = lambda y: inputs.output_power * q * now.decayed(first, y)  # noqa: E731
     row, response, _ = data.row(inputs, history.data, now, B, psi, x)
 

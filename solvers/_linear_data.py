@@ -14,13 +14,14 @@ def dot(a, b):
     return jnp.tensordot(a, b, axes=1, precision=HIGHEST)
 
 
-def product(rows, y, new=None, unit=None):
-    """`C y` for a symmetric C of which the lower triangle `rows` is stored, with the `new` row at time `unit` added."""
+def product(rows, y, pending=None):
+    """`C y` for a symmetric C of which the lower triangle `rows` is stored; `pending` is a row to come, and its time
+    as a unit vector."""
     diagonal = jnp.diagonal(rows)
     result = dot(rows, y) + dot(rows.T, y) - (diagonal * y.T).T
-    if new is not None:
-        below = new * (1 - unit)
-        result = result + _outer(below, dot(unit, y)) + _outer(unit, dot(new, y))
+    if pending is not None:
+        new, unit = pending
+        result = result + _outer(new * (1 - unit), dot(unit, y)) + _outer(unit, dot(new, y))
     return result
 
 
@@ -101,7 +102,7 @@ class FreshData(NamedTuple):
         images = mean * power * U_teacher, mean * psi(U_psi.T).T, mean * U_noise * (known.noise + noise * now.unit)
         maps = U_teacher, U_psi, U_noise
         C_u = now.row(known[:3], maps, images)
-        below = lambda y: product(known.C_u, y, C_u, now.unit)  # noqa: E731
+        below = lambda y: product(known.C_u, y, (C_u, now.unit))  # noqa: E731
         return cls(*maps, C_u, loss, noise), mean * jnp.sum(U_psi, axis=0), below
 
 
@@ -143,17 +144,17 @@ class ReusedData(NamedTuple):
 
         R_v = inverse_ratio * mean * dot(jnp.sqrt(lam), V[2])
         R_residual = now.unit + dot(R_v, known.R_residual)
-        both = lambda y: product(known.C_v, y, C_v, now.unit) + inputs.noise_power * now.until * jnp.sum(y)  # noqa: E731
+        both = lambda y: product(known.C_v, y, (C_v, now.unit)) + inputs.noise_power * now.until * jnp.sum(y)  # noqa: E731
         C_residual = now.row((known.R_residual,), (R_residual,), (both(R_residual),))
 
         U_teacher, U_psi, U_noise = (
             _scaled(lam, now.with_row(R_residual, old, new)) for old, new in zip(known[:3], V, strict=True)
         )
         U = U_teacher, U_psi, U_noise + jnp.sqrt(lam)[:, None] * now.unit
-        noise = lambda y: inverse_ratio * product(known.C_residual, y, C_residual, now.unit)  # noqa: E731
+        noise = lambda y: inverse_ratio * product(known.C_residual, y, (C_residual, now.unit))  # noqa: E731
         images = mean * power * U[0], mean * psi(U[1].T).T, mean * noise(U[2].T).T
         C_u = now.row(known[3:6], U, images)
-        below = lambda y: product(known.C_u, y, C_u, now.unit)  # noqa: E731
+        below = lambda y: product(known.C_u, y, (C_u, now.unit))  # noqa: E731
         return cls(*V, *U, R_residual, C_residual, C_v, C_u), mean * jnp.sum(U[1], axis=0), below
 
 

@@ -30,6 +30,7 @@ def linear_optimiser(
     learning_rate: Float[Array, " steps"],
     momentum: Float[Array, " steps"],
     weight_decay: Float[Array, " steps"],
+    extra_gradient: Float[Array, " steps"] | None = None,
 ) -> tuple[Float[Array, "steps+1 steps"], Float[Array, " steps+1"]]:
     r"""What training does to a parameter, as a linear map of its start and of all forces on it.
 
@@ -44,6 +45,7 @@ def linear_optimiser(
     **Arguments:**
 
     - `learning_rate`, `momentum`, `weight_decay`: schedules, shape `[steps]`.
+    - `extra_gradient`: rates of a further step along the bare force, beside the velocity; none by default.
 
     **Returns:**
 
@@ -54,12 +56,16 @@ def linear_optimiser(
     unit = jnp.eye(1 + steps, dtype=learning_rate.dtype)
 
     def update(state, now):
-        rate, beta, decay, force = now
+        rate, beta, decay, extra, force = now
         position, velocity = state
-        state = descend(position, velocity, force, rate, beta, decay)
+        moved, velocity = descend(position, velocity, force, rate, beta, decay)
+        state = (moved + extra * (force - decay * position), velocity)
         return state, state[0]
 
+    if extra_gradient is None:
+        extra_gradient = jnp.zeros_like(learning_rate)
+
     start = (unit[0], jnp.zeros_like(unit[0]))
-    _, later = jax.lax.scan(update, start, (learning_rate, momentum, weight_decay, unit[1:]))
+    _, later = jax.lax.scan(update, start, (learning_rate, momentum, weight_decay, extra_gradient, unit[1:]))
     path = jnp.concatenate([unit[:1], later])
     return path[:, 1:], path[:, 0]

@@ -1,5 +1,6 @@
 """One switch for precision: noise-free theory computes in float64 whatever the global flag says."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +24,29 @@ def single():
 def context(precision: str):
     """The context manager named by `precision`: `"double"` or `"single"`."""
     return double() if precision == "double" else single()
+
+
+def in_precision(function: Callable, precision: str) -> Callable:
+    """`function(floats, rest)`, differentiable in `floats`, with its reverse pass in the same precision context.
+
+    Derivatives are traced where the caller asks for them, when the context of the forward pass has ended.
+    """
+
+    @jax.custom_vjp
+    def run(floats, rest):
+        with context(precision):
+            return function(floats, rest)
+
+    def forward(floats, rest):
+        with context(precision):
+            return jax.vjp(lambda floats: function(floats, rest), floats)
+
+    def backward(pull, bar):
+        with context(precision):
+            return *pull(bar), None
+
+    run.defvjp(forward, backward)
+    return run
 
 
 def as_float(tree: Any) -> Any:
