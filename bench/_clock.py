@@ -20,6 +20,17 @@ def best_seconds(function: Callable, *args, repeats: int = 3) -> float:
     return float(np.min(times))
 
 
+def median_seconds(functions: dict[str, Callable], *args, repeats: int = 9) -> dict[str, float]:
+    """Median over a few rounds in which the functions take turns, so that a busy moment meets all of them."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats + 1):  # the first round warms up
+        for name, function in functions.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function(*args))
+            times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(found[1:])) for name, found in times.items()}
+
+
 def print_rows(rows: Callable[[bool], list[dict[str, Any]]], description: str) -> None:
     """The command line of a benchmark: computes the rows, small ones with `--quick`, and prints them."""
     parser = argparse.ArgumentParser(description=description)

@@ -4,6 +4,7 @@ Every row is a ratio of two things timed in one process, or a count; seconds are
 """
 
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,14 +15,14 @@ from ..limits import RandomFeatures
 from ..problems import OnlineSGD, tasks
 from ..solvers import ADJOINTS, Drive, double, power_law_bins, second_moment
 from ..studies import optimise
-from ._clock import best_seconds, print_rows
+from ._clock import median_seconds, print_rows
 
 
 def rows(quick: bool = False) -> list[dict[str, Any]]:
     """The measurements, one dictionary a row."""
     steps = 2000 if quick else 20_000
     with double():
-        found = [_gradient(steps, adjoint, momentum) for momentum in (False, True) for adjoint in ADJOINTS]
+        found = [row for momentum in (False, True) for row in _gradients(steps, momentum)]
         found += [_compile(length) for length in ((100, 1000) if quick else (100, 1000, 10_000))]
     return [*found, _control(100 if quick else 300)]
 
@@ -33,25 +34,31 @@ def _problem(steps: int):
     return bins, jnp.ones(()), drive
 
 
-def _gradient(steps: int, adjoint: str, momentum: bool) -> dict[str, Any]:
+def _gradients(steps: int, momentum: bool) -> list[dict[str, Any]]:
     """Time of a gradient with respect to all controls in units of the plain forward pass, and the memory it needs."""
     bins, noise_power, drive = _problem(steps)
 
     def loss(drive, adjoint):
         return second_moment(bins, noise_power, drive, momentum=momentum, adjoint=adjoint)[-1]
 
-    forward = jax.jit(lambda drive: loss(drive, "direct")).lower(drive).compile()
-    backward = jax.jit(jax.value_and_grad(lambda drive: loss(drive, adjoint))).lower(drive).compile()
-    return {
-        "what": "gradient over forward",
-        "adjoint": adjoint,
-        "momentum": momentum,
-        "steps": steps,
-        "numbers": int(bins.weights.size * (3 if momentum else 1)),
-        "ratio": best_seconds(backward, drive) / best_seconds(forward, drive),
-        "forward_seconds": best_seconds(forward, drive),
-        "temporary_MB": getattr(backward.memory_analysis(), "temp_size_in_bytes", np.nan) / 2**20,
-    }
+    programs = {"forward": jax.jit(lambda drive: loss(drive, "direct")).lower(drive).compile()}
+    for adjoint in ADJOINTS:
+        gradient = jax.jit(jax.value_and_grad(partial(loss, adjoint=adjoint)))
+        programs[adjoint] = gradient.lower(drive).compile()
+    seconds = median_seconds(programs, drive)
+    return [
+        {
+            "what": "gradient over forward",
+            "adjoint": adjoint,
+            "momentum": momentum,
+            "steps": steps,
+            "numbers": int(bins.weights.size * (3 if momentum else 1)),
+            "ratio": seconds[adjoint] / seconds["forward"],
+            "forward_seconds": seconds["forward"],
+            "temporary_MB": getattr(programs[adjoint].memory_analysis(), "temp_size_in_bytes", np.nan) / 2**20,
+        }
+        for adjoint in ADJOINTS
+    ]
 
 
 def _compile(steps: int) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class RandomFeatures(AbstractLimit):
         self.features = features
 
     def solve(
-        self, task, protocol, *, key=None, precision: str = "double", adjoint: str = "stored", throw: bool = True
+        self, task, protocol, *, key=None, precision: str = "double", adjoint: str = "blocked", throw: bool = True
     ) -> Trajectory:
         r"""The expected learning curve.
 
@@ -73,8 +73,8 @@ class RandomFeatures(AbstractLimit):
         - `protocol`: `OnlineSGD` with a `batch_size`.
         - `key`: not used; nothing is random.
         - `precision`: `"double"`, or `"single"` (relative error about 1e-5 over a thousand steps).
-        - `adjoint`: how derivatives are taken: `"stored"` (fast), `"blocked"` (memory of $\sqrt T$ steps), `"direct"`
-          (also forward mode).
+        - `adjoint`: how derivatives are taken: `"blocked"` (memory of about $4\sqrt T$ steps), `"stored"` (of all
+          steps), `"direct"` (also forward mode).
         - `throw`: whether divergence raises.
 
         **Returns:**

@@ -20,6 +20,7 @@ def adjoint_scan(
     inputs: Any,
     *,
     transposed: Callable[[Any, Any, Any, Any], Any],
+    cotangents: Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]],
     adjoint: str = "blocked",
 ) -> tuple[Any, Any]:
     r"""Runs `state, output = step(params, state, input)` over the leading axis of `inputs`, for a step that is affine
@@ -27,10 +28,11 @@ def adjoint_scan(
 
     The three adjoints give the same derivatives and differ in cost and reach:
 
-    - `"stored"`: the states are kept and a reverse scan applies the transposed step, $p_t = (\partial\Phi/\partial
-      y)^T p_{t+1} + (\partial\ell/\partial y)^T \bar\ell_t$. Memory of one history of states. No forward mode.
-    - `"blocked"`: the same, with the states of one block of about $\sqrt T$ steps at a time, which are computed again.
-      Memory of about $4\sqrt T$ states; faster as well wherever memory is slower than a step.
+    - `"blocked"`: a reverse scan applies the transposed step, $p_t = (\partial\Phi/\partial y)^T p_{t+1} +
+      (\partial\ell/\partial y)^T \bar\ell_t$, block by block; the states of a block are computed again, and all other
+      cotangents are one vectorised pass over it. Memory of about $4\sqrt T$ states. No forward mode.
+    - `"stored"`: the same, with all states kept instead of computed again. Slower on a processor, where writing and
+      reading a long history takes more time than the steps themselves.
     - `"direct"`: plain `jax.lax.scan`; the only one for `jax.jvp` and Hessian-vector products.
 
     **Arguments:**
@@ -40,8 +42,9 @@ def adjoint_scan(
     - `state`: the initial state.
     - `inputs`: pytree of arrays with leading axis time.
     - `transposed`: `transposed(params, input, state_bar, output_bar)`, the cotangent of the state before a step from
-      those of the state and the output after it; a module-level function too. The state does not appear in it, since
-      the step is affine in the state. Cotangents of `params` and `inputs` come from `step` itself.
+      those of the state and the output after it. No state appears in it, as the step is affine in the state.
+    - `cotangents`: `cotangents(params, states, inputs, states_bar, outputs_bar)`, those of `params` and of the inputs
+      of many steps at once; every argument but the first has a leading axis time.
 
     **Returns:**
 
@@ -50,16 +53,16 @@ def adjoint_scan(
     if adjoint == "direct":
         return jax.lax.scan(partial(step, params), state, inputs)
     if adjoint in ADJOINTS:
-        return _scan(step, transposed, adjoint == "stored", params, state, inputs)
+        return _scan(step, transposed, cotangents, adjoint == "stored", params, state, inputs)
     raise ValueError(f"adjoint {adjoint!r} is unknown; one of: {', '.join(ADJOINTS)}.")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _scan(step, transposed, keep, params, state, inputs):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _scan(step, transposed, cotangents, keep, params, state, inputs):
     return jax.lax.scan(partial(step, params), state, inputs)
 
 
-def _forward(step, transposed, keep, params, state, inputs):
+def _forward(step, transposed, cotangents, keep, params, state, inputs):
     def block(state, x):
         if keep:
             return _run(step, params, state, x)
@@ -75,22 +78,21 @@ def _forward(step, transposed, keep, params, state, inputs):
     return (state, outputs), (params, inputs, states, states_rest)
 
 
-def _backward(step, transposed, keep, residuals, cotangents):
+def _backward(step, transposed, cotangents, keep, residuals, bars):
     params, inputs, states, states_rest = residuals
-    state_bar, outputs_bar = cotangents
+    state_bar, outputs_bar = bars
 
     def pull_back(state_bar, at_step):
-        return transposed(params, *at_step[:1], state_bar, *at_step[1:]), state_bar
+        x, output_bar = at_step
+        return transposed(params, x, state_bar, output_bar), state_bar
 
     def block(carry, at_block):
-        # the recursion pulls the state back and nothing else; all the rest is one vectorised pass over the block
         state_bar, params_bar = carry
         states, x, outputs_bar = at_block
         if not keep:
             states = _run(step, params, states, x)[1][1]
         state_bar, states_bar = jax.lax.scan(pull_back, state_bar, (x, outputs_bar), reverse=True)
-        _, transpose = jax.vjp(lambda params, x: jax.vmap(step, (None, 0, 0))(params, states, x), params, x)
-        here, x_bar = transpose((states_bar, outputs_bar))
+        here, x_bar = cotangents(params, states, x, states_bar, outputs_bar)
         return (state_bar, jax.tree.map(jnp.add, params_bar, here)), x_bar
 
     # the caller's precision context has been left by the time that a cotangent arrives
@@ -125,13 +127,13 @@ def _length(tree) -> int:
 
 
 def _split(tree):
-    """Time cut into blocks of about the root of its length, `[blocks, size, ...]`, and what remains after the last.
+    """Time cut into blocks of half to once the root of its length, `[blocks, size, ...]`, and what remains after them.
 
     The remainder costs a second compilation, so the size divides the number of steps where it can.
     """
     steps = _length(tree)
     root = math.isqrt(steps)
-    size = min(range(root, 2 * root), key=lambda size: steps % size)
+    size = min(range((root + 1) // 2, root + 1), key=lambda size: steps % size)
     count = steps // size
     whole = jax.tree.map(lambda x: x[: count * size].reshape(count, size, *x.shape[1:]), tree)
     return whole, jax.tree.map(lambda x: x[count * size :], tree)

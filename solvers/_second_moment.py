@@ -1,9 +1,11 @@
 """One-pass SGD on a linear model, exactly: the second moments of the error, mode by mode."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ._adjoint_scan import adjoint_scan
@@ -20,45 +22,49 @@ class Drive(NamedTuple):
     inverse_batch: Float[Array, "*steps"]
 
 
-class Moments(NamedTuple):
-    r"""$A = E u^2$, $C = E u v$, $V = E v^2$ of one mode of each bin; $u$ is the error, $v$ the momentum buffer."""
+def momentum_step(params: tuple[ModeBins, Float[Array, ""]], y: Float[Array, "3 bins"], drive: Drive):
+    r"""One step of the recursion with momentum; returns the new moments and the excess risk *before* the step.
 
-    A: Float[Array, " bins"]
-    C: Float[Array, " bins"]
-    V: Float[Array, " bins"]
+    The rows of `y` are $A = E u^2$, $C = E u v$, $V = E v^2$ of one mode of each bin; $u$ is the error, $v$ the
+    momentum buffer.
+    """
+    rows, L = _moments(params, y, drive)
+    return _as_rows(*rows), L
 
 
-def momentum_step(params: tuple[ModeBins, Float[Array, ""]], state: Moments, drive: Drive):
-    """One step of the recursion with momentum; returns the new moments and the excess risk *before* the step."""
+def _moments(params, y, drive: Drive):
     bins, noise_power = params
-    lam, (A, C, V), (e1, e2, beta, inverse_batch) = bins.eigenvalues, state, drive
+    lam, (A, C, V), (e1, e2, beta, inverse_batch) = bins.eigenvalues, y, drive
     L, _ = _sums(bins, A)
+    e = e1 + e2
     Q = lam**2 * A + inverse_batch * lam * (lam * A + L + noise_power)  # E g g
-    V_next = beta**2 * V + 2 * beta * lam * C + Q
-    G = beta * C + lam * A  # E u v'
-    Z = beta * lam * C + Q  # E g v'
-    A_next = A - 2 * e1 * lam * A - 2 * e2 * G + e1**2 * Q + 2 * e1 * e2 * Z + e2**2 * V_next
-    C_next = G - e1 * Z - e2 * V_next
-    return Moments(A_next, C_next, V_next), L
+    A_next = A - 2 * e * lam * A + e**2 * Q + 2 * e2 * beta * (e * lam - 1) * C + (e2 * beta) ** 2 * V
+    C_next = lam * A - e * Q + beta * (1 - (e + e2) * lam) * C - e2 * beta**2 * V
+    V_next = Q + 2 * beta * lam * C + beta**2 * V
+    return (A_next, C_next, V_next), L
 
 
-def momentum_transposed(params, drive: Drive, bar: Moments, loss_bar: Float[Array, ""]) -> Moments:
-    """The transpose of `momentum_step` in the moments; every name with `_bar` is the cotangent of that quantity."""
+def momentum_transposed(params, drive: Drive, bar: Float[Array, "3 bins"], loss_bar: Float[Array, ""]):
+    """The transpose of `momentum_step` in the moments; a name with `_bar` is the cotangent of what it names."""
     bins, _ = params
-    lam, (e1, e2, beta, inverse_batch) = bins.eigenvalues, drive
-    V_bar = e2**2 * bar.A - e2 * bar.C + bar.V
-    Z_bar = 2 * e1 * e2 * bar.A - e1 * bar.C
-    G_bar = bar.C - 2 * e2 * bar.A
-    Q_bar = e1**2 * bar.A + Z_bar + V_bar
-    _, through_loss = _sums(bins, Q_bar)
-    return Moments(
-        bar.A * (1 - 2 * e1 * lam)
-        + lam * G_bar
-        + (1 + inverse_batch) * lam**2 * Q_bar
-        + bins.weights * (inverse_batch * through_loss + loss_bar),
-        beta * (G_bar + lam * (Z_bar + 2 * V_bar)),
-        beta**2 * V_bar,
+    lam, (A_bar, C_bar, V_bar), (e1, e2, beta, inverse_batch) = bins.eigenvalues, bar, drive
+    e = e1 + e2
+    Q_bar = e**2 * A_bar - e * C_bar + V_bar
+    _, to_loss = _sums(bins, Q_bar)
+    return _as_rows(
+        A_bar
+        + lam * (C_bar - 2 * e * A_bar + (1 + inverse_batch) * lam * Q_bar)
+        + bins.weights * (inverse_batch * to_loss + loss_bar),
+        beta * (2 * e2 * (e * lam - 1) * A_bar + (1 - (e + e2) * lam) * C_bar + 2 * lam * V_bar),
+        beta**2 * (e2**2 * A_bar - e2 * C_bar + V_bar),
     )
+
+
+def _as_rows(A, C, V):
+    """The three moments as one array. Compiled code computes a choice together with what it chooses from, as one loop;
+    `stack` would be a copy, and three arrays three loops, see `_sums`."""
+    row = np.arange(3)[:, None]
+    return jnp.where(row == 0, A, jnp.where(row == 1, C, V))
 
 
 def sgd_step(params: tuple[ModeBins, Float[Array, ""]], A: Float[Array, " bins"], drive: tuple[Array, Array]):
@@ -74,9 +80,30 @@ def sgd_transposed(params, drive: tuple[Array, Array], bar: Float[Array, " bins"
     """The transpose of `sgd_step` in `A`."""
     bins, _ = params
     lam, (eta, inverse_batch) = bins.eigenvalues, drive
-    _, through_loss = _sums(bins, bar)
+    _, to_loss = _sums(bins, bar)
     own = bar * (1 - 2 * eta * lam + (1 + inverse_batch) * (eta * lam) ** 2)
-    return own + bins.weights * (inverse_batch * eta**2 * through_loss + loss_bar)
+    return own + bins.weights * (inverse_batch * eta**2 * to_loss + loss_bar)
+
+
+def _cotangents(step, params, states, drive, states_bar, losses_bar):
+    """Cotangents of the parameters and of the drive in many steps at once.
+
+    A control acts on every bin alike: its cotangent is taken bin by bin and summed as a product with ones, see `_sums`.
+    """
+    steps, bins = losses_bar.size, params[0].weights.size
+    wide = jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (steps, bins)), drive)
+    _, transpose = jax.vjp(lambda params, wide: jax.vmap(step, (None, 0, 0))(params, states, wide), params, wide)
+    params_bar, wide_bar = transpose((states_bar, losses_bar))
+    ones = jnp.ones(bins, losses_bar.dtype)
+    return params_bar, jax.tree.map(lambda x: jax.lax.dot(x, ones, precision=HIGHEST), wide_bar)
+
+
+def _momentum_cotangents(params, states, drive, states_bar, losses_bar):
+    rows_bar = tuple(jnp.unstack(states_bar, axis=1))
+    return _cotangents(_moments, params, states, drive, rows_bar, losses_bar)
+
+
+_sgd_cotangents = partial(_cotangents, sgd_step)
 
 
 def _sums(bins: ModeBins, a: Float[Array, " bins"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -85,7 +112,7 @@ def _sums(bins: ModeBins, a: Float[Array, " bins"]) -> tuple[Float[Array, ""], F
     One product of a matrix and a vector is one call in compiled code; a sum, or a product of two vectors, is a chain
     of three, and with a few hundred bins these calls are most of a step.
     """
-    both = jnp.matmul(jnp.stack([bins.weights, bins.eigenvalues]), a, precision=HIGHEST)
+    both = jax.lax.dot(jnp.stack([bins.weights, bins.eigenvalues]), a, precision=HIGHEST)
     return both[0], both[1]
 
 
@@ -94,10 +121,12 @@ def second_moment(
 ) -> Float[Array, " steps+1"]:
     r"""Excess risk $L_t = \sum_j W_j A_j(t)$ of one-pass SGD from zero weights, before each step and after the last.
 
+    With $e = e_1 + e_2$ and $Q = E g^2 = \lambda^2 A + \tfrac1B \left[\lambda^2 A + \lambda (L + \sigma^2)\right]$,
+
     $$\begin{aligned}
-    Q &= \lambda^2 A + \tfrac1B \left[\lambda^2 A + \lambda (L + \sigma^2)\right], \quad
-    V' = \beta^2 V + 2\beta\lambda C + Q, \quad G = \beta C + \lambda A, \quad Z = \beta\lambda C + Q, \\
-    A' &= A - 2 e_1 \lambda A - 2 e_2 G + e_1^2 Q + 2 e_1 e_2 Z + e_2^2 V', \quad C' = G - e_1 Z - e_2 V'
+    A' &= (1 - 2 e \lambda) A + e^2 Q + 2 e_2 \beta (e \lambda - 1) C + e_2^2 \beta^2 V, \\
+    C' &= \lambda A - e Q + \beta (1 - (e + e_2) \lambda) C - e_2 \beta^2 V, \\
+    V' &= Q + 2 \beta \lambda C + \beta^2 V.
     \end{aligned}$$
 
     Exact for Gaussian inputs and fresh batches. Time and memory are $O(\mathrm{bins} \times \mathrm{steps})$.
@@ -116,18 +145,21 @@ def second_moment(
     """
     params, A = (bins, noise_power), bins.teacher_power
     if momentum:
-        final, losses = adjoint_scan(
+        y, losses = adjoint_scan(
             momentum_step,
             params,
-            Moments(A, jnp.zeros_like(A), jnp.zeros_like(A)),
+            jnp.stack([A, jnp.zeros_like(A), jnp.zeros_like(A)]),
             drive,
             transposed=momentum_transposed,
+            cotangents=_momentum_cotangents,
             adjoint=adjoint,
         )
-        A = final.A
+        A = y[0]
     else:
         rates = drive.e1 + drive.e2, drive.inverse_batch
-        A, losses = adjoint_scan(sgd_step, params, A, rates, transposed=sgd_transposed, adjoint=adjoint)
+        A, losses = adjoint_scan(
+            sgd_step, params, A, rates, transposed=sgd_transposed, cotangents=_sgd_cotangents, adjoint=adjoint
+        )
     return jnp.append(losses, jnp.sum(bins.weights * A))
 
 

@@ -102,7 +102,7 @@ def test_gradients(name):
 
 
 def test_derivatives_need_no_global_flag():
-    def loss(rate, adjoint="stored"):
+    def loss(rate, adjoint="blocked"):
         return loss_of(REGULAR | {"learning_rate": rate}, adjoint=adjoint)
 
     with jax.enable_x64(True):

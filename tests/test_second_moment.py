@@ -77,7 +77,7 @@ def test_forward_mode_equals_reverse_mode():
 
     tangent = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)), drive)
     _, forward = jax.jvp(partial(final, adjoint="direct"), (drive,), (tangent,))
-    reverse = jax.jit(jax.grad(partial(final, adjoint="stored")))(drive)
+    reverse = jax.jit(jax.grad(partial(final, adjoint="blocked")))(drive)
     np.testing.assert_allclose(forward, sum(jnp.vdot(r, t) for r, t in zip(reverse, tangent, strict=True)), rtol=1e-12)
 
 
