@@ -1,6 +1,7 @@
 """limitax: theories of infinitely large neural networks, executable and differentiable, beside finite networks."""
 
 from . import limits, nets, problems, solvers, studies
+from .limits import Spectrum, spectrum
 from .problems import (
     ConvergenceError,
     DivergedError,
@@ -26,6 +27,7 @@ __all__ = [
     "MinibatchSGD",
     "OnlineSGD",
     "Optimum",
+    "Spectrum",
     "Trajectory",
     "compare",
     "final_loss",
@@ -36,6 +38,7 @@ __all__ = [
     "problems",
     "schedules",
     "solvers",
+    "spectrum",
     "studies",
     "tasks",
 ]

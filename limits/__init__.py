@@ -3,5 +3,6 @@ from ._deep_linear import DeepLinear
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._random_features import RandomFeatures
+from ._spectrum import Spectrum, spectrum
 
-__all__ = ["MLP", "AbstractLimit", "DeepLinear", "LinearRNN", "RandomFeatures", "of"]
+__all__ = ["MLP", "AbstractLimit", "DeepLinear", "LinearRNN", "RandomFeatures", "Spectrum", "of", "spectrum"]

@@ -34,6 +34,14 @@ class AbstractLimit(eqx.Module):
     def ensemble(self, task: AbstractTask, *, size: int, seeds: int, key=None) -> Any:
         """`seeds` independent networks, arranged so that their mean approaches the limit fastest."""
 
+    def spiked_matrices(self, trajectory: Trajectory, layer: int) -> Any:
+        """What `spectrum` needs of a weight matrix: a `solvers.SpikedMatrix` with a leading axis for replicas on every
+        field, and then a time axis on `core` (diagonals of square ones will do) and `scale`.
+
+        **Raises:** `TypeError` for limits that have none.
+        """
+        raise TypeError(f"{type(self).__name__} has no hidden weight matrices, and no spectrum of them.")
+
     def exact_at_any_size(self, task: AbstractTask, protocol: AbstractProtocol) -> bool:
         """Whether the mean over finite networks equals the theory at every size, so that only their number matters."""
         return False

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,10 +24,12 @@ from ..problems import _checks as checks
 from ..solvers import (
     CAUSAL_ADJOINTS,
     DeepLinearInputs,
+    SpikedMatrix,
     as_float,
     context,
     deep_linear,
     deep_residual,
+    double,
     in_precision,
     linear_optimiser,
     symmetric,
@@ -34,6 +37,7 @@ from ..solvers import (
 )
 from ._base import AbstractLimit
 from ._memory import check_memory
+from ._spectrum import check_layer, missing
 
 
 class DeepLinear(AbstractLimit):
@@ -158,6 +162,32 @@ class DeepLinear(AbstractLimit):
             attributes=(("precision", precision), ("adjoint", adjoint)),
         )
         return check(trajectory) if throw else trajectory
+
+    def spiked_matrices(self, trajectory: Trajectory, layer: int) -> SpikedMatrix:
+        """See `spectrum`; the spikes of $W^l$ are $g^{l+1}(s)$ and $k^l(s)$ at all earlier times s."""
+        layer = check_layer(layer, 0, self.depth)
+        below, above = f"k_{layer}", f"g_{layer + 1}"
+        fields = [f"{kind}_{side}" for kind in ("correlation", "response") for side in (below, above)]
+        missing(trajectory, (*fields, "optimiser", "decay"))
+        ratio = checks.concrete(self.width_ratio)
+        if layer == 0 and ratio is not None and np.isinf(ratio):
+            raise ValueError("layer 0 has no spectrum at width_ratio=inf: its singular values grow with the width.")
+        with double():
+            C_k, C_g, R_k, R_g, c, d, limit = as_float(
+                (*(trajectory.extras[name] for name in (*fields, "optimiser", "decay")), self)
+            )
+            # the fields feel weights that have decayed until their time
+            scale, response = limit.init_scale, limit.init_scale * d
+            branch = (self.depth - 1) ** -0.5 if self.residual and layer > 0 else 1.0
+            coefficients = branch * limit.dynamic_richness * c
+            aspect = limit.width_ratio if layer == 0 else jnp.ones(())
+            matrix = SpikedMatrix(C_k, C_g, R_k * response, R_g * response, coefficients, aspect, scale * d)
+            return jax.tree.map(lambda leaf: leaf[None], matrix)
+
+    @property
+    def dynamic_richness(self):
+        r"""$\tilde\gamma$, the richness as it enters the dynamics: $\gamma_0$ or, in `"ntk"`, $\gamma_0/\sqrt\nu$."""
+        return self.richness * (1.0 if self.parameterization == "mup" else (1 / self.width_ratio) ** 0.5)
 
     def _check_memory(self, task, protocol, precision, memory_limit):
         modes, time = 1 if isinstance(task, Isotropic) else len(task.eigenvalues), protocol.steps + 1

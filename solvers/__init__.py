@@ -12,6 +12,16 @@ from ._mode_bins import ModeBins, exact_bins, power_law_bins
 from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host
 from ._reverse_scan import reverse_scan
 from ._second_moment import Drive, second_moment, stability_bound
+from ._spiked_matrix import (
+    Outliers,
+    SpikedMatrix,
+    bulk_density,
+    bulk_edge,
+    orthonormal_basis,
+    outliers,
+    overlap_matrix,
+    singular_value,
+)
 
 __all__ = [
     "ADJOINTS",
@@ -27,12 +37,16 @@ __all__ = [
     "MarchOutputs",
     "Minimum",
     "ModeBins",
+    "Outliers",
     "ResidualHistory",
     "SampleAxis",
+    "SpikedMatrix",
     "Sweeps",
     "adjoint_scan",
     "arnoldi",
     "as_float",
+    "bulk_density",
+    "bulk_edge",
     "causal_scan",
     "causal_sweep",
     "context",
@@ -48,11 +62,15 @@ __all__ = [
     "linear_optimiser",
     "march",
     "minimise",
+    "orthonormal_basis",
+    "outliers",
+    "overlap_matrix",
     "power_law_bins",
     "projected",
     "reverse_scan",
     "second_moment",
     "single",
+    "singular_value",
     "stability_bound",
     "symmetric",
     "to_host",

@@ -1,4 +1,4 @@
-"""The matrix equations of the deep linear limit as they stand on paper: whole matrices, iterated to their fixed point."""
+"""The matrix equations of the deep linear limit as they stand on paper: whole matrices, iterated to a fixed point."""
 
 import numpy as np
 
