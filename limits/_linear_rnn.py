@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,7 +14,7 @@ from ..problems import _checks as checks
 from ..solvers import as_float, context, reverse_scan, to_host, two_largest_eigenvalues
 from ._base import AbstractLimit
 
-_HIGHEST_ORDER = 4
+_HIGHEST_ORDER = 6
 
 
 class LinearRNN(AbstractLimit):
@@ -68,8 +67,8 @@ class LinearRNN(AbstractLimit):
         - `task`: `integrator` or `oscillator`.
         - `protocol`: `GradientDescent`.
         - `key`: not used; nothing is random.
-        - `order`: number of letters $k$ of the longest word of $Z$ and $Z^T$, at most 4; by default 0 (exact) for
-          `init_scale=0`, else 2. Cost grows as $8^k$.
+        - `order`: number of letters $k$ of the longest word of $Z$ and $Z^T$, at most 6; by default 0 (exact) for
+          `init_scale=0`, else 4. Cost grows as $4^k$ to $8^k$.
         - `precision`: `"double"` or `"single"`.
         - `throw`: whether divergence raises.
 
@@ -78,22 +77,24 @@ class LinearRNN(AbstractLimit):
         A record with `test_loss` `[steps + 1]`, the loss over white-noise inputs (`"half_mean_square"`), and in
         `extras` `eigenvalue_real` and `eigenvalue_imag` `[steps + 1, 2]`: the two eigenvalues of $W$ of largest
         modulus, the larger real part first, of a complex pair the positive imaginary part first. Eigenvalues of modulus
-        below `init_scale` are inside the disc and no outliers. They are differentiable at order 0, away from a
-        collision.
+        below `init_scale` are inside the disc and no outliers. At order 0 they are differentiable away from a
+        collision; at higher orders they are NaN inside a transformation.
 
-        **Raises:** `DivergedError` with the step at which an eigenvalue of $W$ reaches 1 (or comes so close that the
-        response is not over within the resolved lags; from there the loss is infinite).
+        **Raises:** `DivergedError` with the step at which an eigenvalue of $W$ reaches 1 (or is so close to it, or
+        so far from it, that the response is not resolved; from there the loss is infinite).
         """
         checks.instance("task", task, ImpulseResponse, "integrator or oscillator")
         checks.instance("protocol", protocol, GradientDescent, "GradientDescent for a LinearRNN")
         checks.choice("precision", precision, ("double", "single"))
         if order is None:
             scale = checks.concrete(self.init_scale)
-            order = 0 if scale is not None and not np.any(scale) else 2
+            order = 0 if scale is not None and not np.any(scale) else 4
         order = checks.integer("order", order, low=0, high=_HIGHEST_ORDER)
         with context(precision):
             solution = _solve(self.init_scale, task, protocol, self.recurrent_only, order, response_terms(task))
-        loss, (real, imag), diverged, code = to_host(solution)
+            loss, matrices, diverged, code = solution
+            outliers = _outliers(matrices)
+        loss, (real, imag), diverged, code = to_host((loss, outliers, diverged, code))
         trajectory = Trajectory(
             test_loss=loss,
             extras={"eigenvalue_real": real, "eigenvalue_imag": imag},
@@ -147,7 +148,7 @@ def _solve(init_scale, task, protocol, recurrent_only: bool, order: int, terms: 
     loss, matrices = train_closed(weights, task, protocol, recurrent_only, terms)
     diverged = first_divergence(loss).astype(jnp.int32)
     code = jnp.where(diverged >= 0, jnp.int32(DIVERGED), jnp.int32(CONVERGED))
-    return loss, _outliers(matrices), diverged, code
+    return loss, matrices, diverged, code
 
 
 def train_closed(weights: RecurrentWeights, task, protocol, recurrent_only: bool, terms: int):
@@ -169,10 +170,11 @@ def train_closed(weights: RecurrentWeights, task, protocol, recurrent_only: bool
 def _outliers(matrices):
     """Real and imaginary parts `[time, 2]` of the two largest eigenvalues, the larger real part first."""
     if matrices.shape[-1] > 2:
-        shape = jax.ShapeDtypeStruct((matrices.shape[0], 2), matrices.dtype)
-        given = jax.lax.stop_gradient(matrices)
-        return jax.pure_callback(two_largest_eigenvalues, (shape, shape), given, vmap_method="expand_dims")
-    (a, b), (c, d) = jnp.moveaxis(matrices, 0, -1)
+        known = checks.concrete(matrices)
+        if known is None:
+            return (jnp.full((matrices.shape[0], 2), jnp.nan, matrices.dtype),) * 2
+        return two_largest_eigenvalues(known)
+    a, b, c, d = (matrices[:, i, j] for i in (0, 1) for j in (0, 1))
     discriminant = (a - d) ** 2 / 4 + b * c
     # the square root of either sign, without its infinite slope where it is not taken
     real = jnp.where(discriminant > 0, jnp.sqrt(jnp.where(discriminant > 0, discriminant, 1.0)), 0.0)

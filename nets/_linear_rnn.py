@@ -78,8 +78,8 @@ class LinearRNN(AbstractNet):
 
         The record has `test_loss` `[time]` and in `extras` `eigenvalue_real` and `eigenvalue_imag` `[time, 2]`, the two
         eigenvalues of $W$ of largest modulus, the larger real part first. A run counts as diverged, with an infinite
-        loss, from the step at which an eigenvalue of $W$ is at or beyond 1, or so close that the response is not over
-        within the resolved lags.
+        loss, from the step at which an eigenvalue of $W$ is at or beyond 1, or so close to it, or so far from it, that
+        the response is not resolved.
         """
         del key
         checks.instance("task", task, ImpulseResponse, "integrator or oscillator")
