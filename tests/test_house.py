@@ -6,7 +6,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jaxtyping
 import limitax
+import numpy as np
 import pytest
 
 ROOT = Path(limitax.__file__).parent
@@ -59,3 +61,10 @@ def test_import_makes_no_array():
     code = "import jax, limitax; print(len(jax.live_arrays()))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "0"
+
+
+def test_shapes_are_checked_at_run_time():
+    from limitax.solvers import exact_bins
+
+    with pytest.raises(jaxtyping.TypeCheckError):
+        exact_bins(np.ones(3), np.ones(4))

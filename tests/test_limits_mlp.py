@@ -70,8 +70,6 @@ def test_linear_networks_are_solved_exactly_in_double_precision():
     assert np.asarray(out.predictions).dtype == np.float64
     again = linear(tolerance=1e-14, capacity=18)
     np.testing.assert_allclose(out.predictions, again.predictions, atol=1e-12)
-    single = linear(precision="single")
-    np.testing.assert_allclose(single.predictions, out.predictions, atol=1e-4)
 
 
 def test_zero_richness_is_gradient_descent_with_the_static_kernel():

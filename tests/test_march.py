@@ -251,19 +251,6 @@ def test_capacity_and_tolerance_do_not_change_what_is_not_dropped():
         assert sampled(inputs, tolerance=1e-12, capacity=6).overflow
 
 
-def test_single_precision():
-    with jax.enable_x64(True):
-        inputs = make_inputs(2, 6)
-        double, truth = sampled(inputs), exact(inputs)
-    with jax.enable_x64(False):
-        inputs = make_inputs(2, 6, dtype=np.float32)
-        single, near = sampled(inputs), exact(inputs, tolerance=1e-9)
-    assert single.predictions.dtype == np.float32
-    np.testing.assert_allclose(single.predictions, double.predictions, atol=2e-5)
-    np.testing.assert_allclose(single.Phi.equal_time, double.Phi.equal_time, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(near.predictions, truth.predictions, atol=1e-4)
-
-
 def test_values_do_not_retrace():
     traced = jax.jit(chex.assert_max_traces(lambda *a, **k: march(*a, **k), n=1), static_argnames=STATIC)
     options = {"activation": jnp.tanh, "axis": SampleAxis(40), "capacity": 6}

@@ -129,14 +129,6 @@ def test_values_do_not_retrace(monkeypatch):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize(("b", "a"), [(1.5, 2.5), (3.0, 1.5), (1.2, 3.0)])
-def test_single_precision(b, a):
-    task, protocol = lx.tasks.power_law(None, b, a, 1.0), lx.OnlineSGD(0.05, 0.3, steps=1000)
-    single = LIMIT.solve(task, protocol, precision="single").test_loss
-    assert single.dtype == np.float32
-    np.testing.assert_allclose(single, LIMIT.solve(task, protocol).test_loss, rtol=1e-5)
-
-
 def test_record():
     theory = LIMIT.solve(TASK, PROTOCOLS["plain"])
     assert theory.status == "converged"
