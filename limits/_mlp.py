@@ -17,14 +17,17 @@ from ..solvers import (
     CoefficientAxis,
     MarchInputs,
     SampleAxis,
+    SpikedMatrix,
     as_float,
     context,
+    double,
     in_precision,
     to_host,
 )
 from ._base import AbstractLimit
 from ._memory import check_memory
 from ._mlp_solution import solve_mlp
+from ._spectrum import check_layer, missing
 
 
 class MLP(AbstractLimit):
@@ -123,6 +126,7 @@ class MLP(AbstractLimit):
         A record with `predictions` `[steps + 1, samples]`, `test_predictions`, the losses of these predictions
         (`"half_mean_square"`), and `kernels["Phi", l]` and `kernels["G", l]`, l = 1..depth, on training samples:
         $\langle\phi(h^l)\phi(h^l)\rangle$ and $\langle g^l g^l\rangle$, $g^l = \gamma_0 N\,\partial f/\partial h^l$.
+        Unless `keep` is `None`, `extras` hold the trained hidden weights for `spectrum`.
 
         **Raises:** `DivergedError` with the stability bound at initialisation; `ConvergenceError` for too small a
         `capacity`; `MemoryError` before any work.
@@ -176,6 +180,7 @@ class MLP(AbstractLimit):
             **present(solution.curves),
             kernels=solution.kernels,
             sampling_error=present(solution.error),
+            extras=solution.trained,
             status_code=solution.code,
             diverged_step=solution.diverged,
             attributes=(
@@ -194,6 +199,19 @@ class MLP(AbstractLimit):
                 )
             check(trajectory, _stable_below(protocol, solution.largest_eigenvalue))
         return trajectory
+
+    def spiked_matrices(self, trajectory: Trajectory, layer: int) -> SpikedMatrix:
+        """See `spectrum`; the spikes are the orthonormal directions that the march has revealed."""
+        layer = check_layer(layer, 1, self.depth)
+        names = f"core_{layer}", f"response_phi_{layer}", f"response_g_{layer}", "decay"
+        missing(trajectory, names)
+        with double():
+            core, response_phi, response_g, d, scale = as_float((*map(trajectory.extras.get, names), self.init_scale))
+            core, d = core.swapaxes(0, 1), d.T
+            one = jnp.broadcast_to(jnp.eye(core.shape[-1]), response_phi.shape)
+            scale = (scale if scale.ndim == 0 else scale[layer]) * d
+            aspect = jnp.ones(len(core))
+            return SpikedMatrix(one, one, response_phi, response_g, core, aspect, scale)
 
     def _axis(self, axis):
         linear = self.activation == "identity"

@@ -20,6 +20,7 @@ class Solution(NamedTuple):
     code: Int[Array, ""]
     diverged: Int[Array, ""]
     largest_eigenvalue: Float[Array, ""]  # of K(0) / P, on the training samples
+    trained: dict[str, Array]  # see `trained_matrices`
 
 
 STATIC = ("activation", "capacity", "replicas", "keep", "lazy", "adjoint")
@@ -56,16 +57,17 @@ def solve_mlp(
             tolerance=tolerance,
             fields=lazy or keep == "all",
             test_backward=lazy,
+            weights=keep is not None,
             adjoint=adjoint,
         )
         found = {"predictions": out.predictions, "test_predictions": out.test_predictions}
         if lazy:
             found = static_kernel_training(inputs, out, axis)
         ntk = tangent_kernel(inputs, out.Phi.equal_time[0], out.G.equal_time[0])
-        return found, kernels(out, axis, keep, len(inputs.y)), ntk, out.overflow
+        return found, kernels(out, axis, keep, len(inputs.y)), ntk, out.overflow, out.trained
 
     # One after the other: batched thin products are several times slower on a CPU.
-    curves, layers, ntk, overflow = jax.lax.map(replica, jnp.arange(replicas))
+    curves, layers, ntk, overflow, trained = jax.lax.map(replica, jnp.arange(replicas))
     error = None
     if replicas > 1:
         many = curves | losses(inputs, y_test, **curves) | {f"{kind}_{l}": K for (kind, l), K in layers.items()}
@@ -75,7 +77,18 @@ def solve_mlp(
     diverged = first_divergence(curves["train_loss"]).astype(jnp.int32)
     code = jnp.where(jnp.any(overflow), OVERFLOW, jnp.where(diverged >= 0, DIVERGED, CONVERGED)).astype(jnp.int32)
     eigenvalues = jnp.linalg.eigvalsh(jax.lax.stop_gradient(ntk))
-    return Solution(curves, layers, error, code, diverged, eigenvalues[-1] / len(inputs.y))
+    matrices = {} if trained is None else trained_matrices(trained)
+    return Solution(curves, layers, error, code, diverged, eigenvalues[-1] / len(inputs.y), matrices)
+
+
+def trained_matrices(trained) -> dict[str, Array]:
+    """What the spectrum of hidden weight l needs, in every replica: `core_l` `[time, replicas, slots, slots]`,
+    `response_phi_l` and `response_g_l` `[replicas, slots, slots]`, and `decay` `[time, replicas]`."""
+    found = {"decay": trained.decay.T}
+    for b, matrices in enumerate(zip(trained.core, trained.response_phi, trained.response_g, strict=True)):
+        names = f"core_{b + 1}", f"response_phi_{b + 1}", f"response_g_{b + 1}"
+        found |= dict(zip(names, (matrices[0].swapaxes(0, 1), *matrices[1:]), strict=True))
+    return found if trained.core else {}
 
 
 def losses(inputs: MarchInputs, y_test, predictions, test_predictions) -> dict[str, Array]:

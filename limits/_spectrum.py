@@ -30,6 +30,7 @@ class Spectrum(eqx.Module):
 
     - `bulk_edge`: upper edge of the bulk, `[time]`.
     - `outliers`: singular values above it, largest first, `[time, k]`; nan where there is none, with zero derivative.
+    - `largest`: `[time]`, the largest singular value: the first outlier, or the edge where there is none.
     - `margin`: `[time]`, above 0 where an outlier exists: by how much the spikes exceed what the bulk hides. It is
       smooth, and so the quantity to control before an outlier escapes; -1 without any spike.
     - `left_overlaps`, `right_overlaps`: `[time, k, field]`, cosines between the singular vectors of an outlier and the
@@ -42,6 +43,7 @@ class Spectrum(eqx.Module):
 
     bulk_edge: Any
     outliers: Any
+    largest: Any
     margin: Any
     left_overlaps: Any
     right_overlaps: Any
@@ -49,12 +51,6 @@ class Spectrum(eqx.Module):
     aspect: Any
     residual: Any
     sampling_error: Any = None
-
-    @property
-    def largest(self):
-        """The largest singular value, `[time]`: the first outlier, or the bulk's edge where there is none."""
-        first = self.outliers[:, 0]
-        return jnp.where(jnp.isnan(first), self.bulk_edge, first)
 
     @property
     def escape_step(self) -> int | None:
@@ -163,9 +159,11 @@ def _spectrum(matrix: SpikedMatrix, room: int | None, count: int) -> Spectrum:
         return outliers(matrix._replace(core=core, scale=scale), left, right, count=count)
 
     found = jax.lax.map(at, (matrix.core, matrix.scale))
+    edge = bulk_edge(matrix.scale, matrix.aspect)
     return Spectrum(
-        bulk_edge=bulk_edge(matrix.scale, matrix.aspect),
+        bulk_edge=edge,
         outliers=found.values,
+        largest=jnp.where(found.exist[:, 0], found.values[:, 0], edge),
         margin=found.margin,
         left_overlaps=found.left_overlap,
         right_overlaps=found.right_overlap,

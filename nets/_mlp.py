@@ -84,9 +84,12 @@ class MLP(AbstractNet):
             )
         return forward(self.weights, self.design, jnp.asarray(x)[None, :])[0]
 
-    def learn(self, weights, task, protocol, *, key, steps, kernels: bool = False):
-        """See `nets.train`; `kernels` records Phi and G of every layer, `[time, time, sample, sample]`."""
+    def learn(self, weights, task, protocol, *, key, steps, kernels: bool = False, singular_values: bool = False):
+        r"""See `nets.train`. `kernels` records Phi and G of every layer, `[time, time, sample, sample]`;
+        `singular_values` those of $W^l/\sqrt N$, l = 1..depth-1, in decreasing order, as `extras["singular_values_l"]`
+        `[time, width]` (in pairs: the mean of the two)."""
         checks.flag("kernels", kernels)
+        checks.flag("singular_values", singular_values)
         checks.instance("task", task, Dataset, "a fixed data set (sphere, digits, from_arrays) for a nets.MLP")
         if task.y.ndim != 1:
             raise ValueError(f"y must have shape [samples] for a network with one output; its shape is {task.y.shape}.")
@@ -96,7 +99,7 @@ class MLP(AbstractNet):
             raise ValueError(f"task must have the network's {fan_in} input dimensions; it has {task.dim}.")
         keys = jax.random.split(key, weights.readout.shape[0])
         largest = whole_batch_size(protocol) if isinstance(protocol, MinibatchSGD) else 0
-        final, fields = _run(weights, self.design, task, protocol, keys, steps, kernels, largest)
+        final, fields = _run(weights, self.design, task, protocol, keys, steps, kernels, singular_values, largest)
         return final, fields | {"loss_convention": "half_mean_square", "attributes": (("size", self.width),)}
 
     def fields(self, x):
@@ -202,7 +205,7 @@ def _check_protocol(protocol, steps, task):
 
 
 @eqx.filter_jit
-def _run(weights, design, task, protocol, keys, steps, kernels, largest_batch):
+def _run(weights, design, task, protocol, keys, steps, kernels, singular_values, largest_batch):
     """`weights` have axes `[seeds, signs]`; returns the final weights and the record with leading axis `[seeds]`."""
     width = weights.readout.shape[-1]
     dtype = weights.readout.dtype
@@ -221,6 +224,8 @@ def _run(weights, design, task, protocol, keys, steps, kernels, largest_batch):
             row["test_predictions"] = forward(weights, design, task.x_test)
         if kernels:
             row["Phi"], row["G"] = fields(weights, design, task.x)
+        for l in range(1, design.depth) if singular_values else ():
+            row[f"singular_values_{l}"] = jnp.linalg.svd(weights.hidden[l] / width**0.5, compute_uv=False)
         return row
 
     def step(carry, inputs):
@@ -239,6 +244,7 @@ def _run(weights, design, task, protocol, keys, steps, kernels, largest_batch):
         last = observe(final, forward(final, design, task.x))
         rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), rows, last)
         record: dict[str, Any] = {name: rows[name] for name in ("predictions", "test_predictions") if name in rows}
+        record["extras"] = {name: row for name, row in rows.items() if name.startswith("singular_values")}
         record["kernels"] = {}
         for name in ("Phi", "G") if kernels else ():
             for l, field in enumerate(rows[name], start=1):

@@ -34,7 +34,7 @@ class Trajectory(eqx.Module):
     - `train_loss`, `test_loss`: `[time]`, in the convention named by `loss_convention`.
     - `predictions`: `[time, sample]`, `test_predictions`: `[time, test_sample]`.
     - `kernels`: `kernels["Phi", l]` `[time, time, sample, sample]`, or `[time, sample, sample]` at equal times.
-    - `extras`: further arrays that a family of models adds, by name, time first.
+    - `extras`: further arrays that a family of models adds, by name; time first where there is one.
     - `sampling_error`: standard errors of what was sampled, by the names of `curves` (kernels as `Phi_1`: JAX cannot
       sort text among tuples); `None` for a theory without sampling and for a network.
     - `status_code`, `diverged_step`: integers; `status` says the former in words, the latter is -1 for none.
@@ -167,7 +167,8 @@ def _variable(name: str, value, lead: tuple[str, ...], record: Trajectory):
     if dims is None:
         inner = value.ndim - len(lead)
         if name in record.extras:
-            dims = tuple("time" if i == 0 else f"{name}_axis_{i}" for i in range(inner))
+            timed = value.shape[len(lead) : len(lead) + 1] == np.shape(record._loss())[-1:]
+            dims = tuple("time" if i == 0 and timed else f"{name}_axis_{i}" for i in range(inner))
         elif inner == 4:
             dims = ("time", "other_time", "sample", "other_sample")
         else:

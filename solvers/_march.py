@@ -41,6 +41,16 @@ class Fields(NamedTuple):
     end: Float[Array, "time rows axis"] | None
 
 
+class TrainedMatrices(NamedTuple):
+    r"""The hidden weights in the directions of the march, $W^l/\sqrt N = d s_l Z/\sqrt N + \frac1N\hat g\,{\rm core}\,
+    \hat\phi^T$, and how directions respond to the Gaussians that Z made of earlier ones on its other side."""
+
+    decay: Float[Array, " time"]
+    core: tuple[Float[Array, "time slots slots"], ...]  # backward direction x forward direction
+    response_phi: tuple[Float[Array, "slots slots"], ...]  # forward direction x Gaussian of a backward one
+    response_g: tuple[Float[Array, "slots slots"], ...]
+
+
 class MarchOutputs(NamedTuple):
     """What the march returns; time is 0..steps, and row t is the state before update t."""
 
@@ -50,6 +60,7 @@ class MarchOutputs(NamedTuple):
     G: Fields
     directions: Float[Array, "time depth-1 2"]  # how many, forward and backward
     overflow: Bool[Array, ""]
+    trained: TrainedMatrices | None
 
 
 class State(NamedTuple):
@@ -84,6 +95,7 @@ class _March(NamedTuple):
     capacity: int
     fields: bool
     test_backward: bool
+    weights: bool
 
     @property
     def slots(self):
@@ -211,7 +223,26 @@ class _March(NamedTuple):
                 g_rows = [jnp.concatenate([g_rows[b], test_down[b].row(at[b, 1])]) for b in hidden]
                 phi, g = jnp.concatenate([phi, phi_test]), jnp.concatenate([g, g_test])
             Phi, G = Phi._replace(tables=tuple(phi_rows), end=phi), G._replace(tables=tuple(g_rows), end=g)
-        return rows, State(*moved, counts + born), (f, f_test, Phi, G, counts)
+        kept = (d, weights.hidden) if self.weights else None
+        return rows, State(*moved, counts + born), (f, f_test, Phi, G, counts, kept)
+
+    def trained(self, history, counts, kept) -> TrainedMatrices:
+        """See `TrainedMatrices`. A direction cannot respond to a Gaussian that was drawn later (nor forward at the
+        same time); averages over samples would not quite vanish there."""
+        decay, hidden = kept
+        slot = jnp.arange(self.slots)
+        responses = []
+        for b, (forward, backward) in enumerate(history):
+            born = [jnp.sum(counts[:, b, side, None] <= slot, axis=0) for side in (0, 1)]
+            later = born[0][:, None] > born[1]
+            responses.append(
+                (
+                    self.axis.inner(forward.hat, backward.noise) * later,
+                    self.axis.inner(backward.hat, forward.noise) * ~later.T,
+                )
+            )
+        core = tuple(jnp.swapaxes(matrix, 1, 2) for matrix in hidden)
+        return TrainedMatrices(decay, core, *(zip(*responses, strict=True) if responses else ((), ())))
 
 
 def march(
@@ -224,6 +255,7 @@ def march(
     tolerance: Float[Array, ""] | float,
     fields: bool = False,
     test_backward: bool = False,
+    weights: bool = False,
     adjoint: str = "tape",
 ) -> MarchOutputs:
     r"""Solves the mean-field theory of a multilayer network in one causal pass, without fixed-point iteration.
@@ -251,19 +283,21 @@ def march(
     - `tolerance`: a field brings a new direction if more than this fraction of its variance is outside of the basis.
     - `fields`: also return what kernels at unequal times are made of.
     - `test_backward`: also give test points backward fields, and rows in tables and ends (for `richness = 0`).
+    - `weights`: also return the trained part of every hidden weight.
     - `adjoint`: how to differentiate, see `causal_scan`.
 
     ??? cite "Source"
         *Self-Consistent Dynamical Field Theory of Kernel Evolution in Wide Neural Networks*, arXiv 2205.09653.
     """
     x, y, x_test, learning_rate, momentum, weight_decay, richness, init_scale, bias_scale = inputs
-    static = _March(len(x), len(init_scale) - 1, activation, axis, capacity, fields, test_backward)
+    static = _March(len(x), len(init_scale) - 1, activation, axis, capacity, fields, test_backward, weights)
     start = initialise(x, x_test, init_scale, bias_scale, axis, key)
     params = Params(start, y, richness, init_scale, (bias_scale > 0).astype(y.dtype), jnp.asarray(tolerance, y.dtype))
     final = lambda schedule: jnp.append(schedule, 0.0)  # noqa: E731  (the last row is not updated any more)
     time = jnp.arange(len(learning_rate) + 1, dtype=y.dtype)
     schedule = Schedule(time, final(learning_rate), final(momentum), final(weight_decay))
-    (f, f_test, Phi, G, counts), *_ = causal_scan(
+    (f, f_test, Phi, G, counts, kept), history, _ = causal_scan(
         static.step, static.initial, static.write, static.read, params, key, schedule, adjoint=adjoint
     )
-    return MarchOutputs(f, f_test, Phi, G, counts, jnp.any(counts > capacity))
+    trained = static.trained(history, counts, kept) if weights else None
+    return MarchOutputs(f, f_test, Phi, G, counts, jnp.any(counts > capacity), trained)

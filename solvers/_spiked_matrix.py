@@ -1,6 +1,6 @@
 r"""Outlier singular values of a trained random matrix: a bulk, and spikes that know the bulk.
 
-The matrix is $\hat W = \sigma Z/\sqrt n + \frac1n G\,{\rm core}\,K^T$, $m\times n$ with $c = m/n$ and $Z$ of unit variance.
+The matrix is $\hat W = \sigma Z/\sqrt n + \frac1n G\,{\rm core}\,K^T$, $m\times n$ $c = m/n$, $Z$ of unit variance.
 The columns of $G$ and $K$ are fields that were made with the help of $Z$ itself: they respond to it.
 """
 
