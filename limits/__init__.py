@@ -1,8 +1,19 @@
 from ._base import AbstractLimit, of
 from ._deep_linear import DeepLinear
+from ._diagonal_linear import DiagonalLinear
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._random_features import RandomFeatures
 from ._spectrum import Spectrum, spectrum
 
-__all__ = ["MLP", "AbstractLimit", "DeepLinear", "LinearRNN", "RandomFeatures", "Spectrum", "of", "spectrum"]
+__all__ = [
+    "MLP",
+    "AbstractLimit",
+    "DeepLinear",
+    "DiagonalLinear",
+    "LinearRNN",
+    "RandomFeatures",
+    "Spectrum",
+    "of",
+    "spectrum",
+]

@@ -163,8 +163,8 @@ def train_closed(weights: RecurrentWeights, task, protocol, recurrent_only: bool
 
     # one step more than there are, for the loss after the last
     schedule = tuple(jnp.append(values, values[-1]) for values in schedule)
-    _, outputs = reverse_scan(step, target, (weights, rest(weights, recurrent_only)), schedule)
-    return outputs
+    found: Any = reverse_scan(step, target, (weights, rest(weights, recurrent_only)), schedule)
+    return found[1]
 
 
 def _outliers(matrices):

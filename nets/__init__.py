@@ -2,9 +2,20 @@
 
 from ._base import AbstractNet, Ensemble, trainable
 from ._deep_linear import DeepLinear
+from ._diagonal_linear import DiagonalLinear
 from ._linear_regression import LinearRegression
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._train import train
 
-__all__ = ["MLP", "AbstractNet", "DeepLinear", "Ensemble", "LinearRNN", "LinearRegression", "train", "trainable"]
+__all__ = [
+    "MLP",
+    "AbstractNet",
+    "DeepLinear",
+    "DiagonalLinear",
+    "Ensemble",
+    "LinearRNN",
+    "LinearRegression",
+    "train",
+    "trainable",
+]

@@ -1,4 +1,5 @@
 from ._adjoint_scan import ADJOINTS, adjoint_scan
+from ._alternating_flow import Jumps, alternating_flow, diagonal_coefficients, diagonal_flow
 from ._causal_scan import CAUSAL_ADJOINTS, causal_scan, causal_sweep
 from ._coordinate_sweeps import Sweeps, coordinate_sweeps
 from ._deep_linear import DeepLinearHistory, DeepLinearInputs, deep_linear, symmetric
@@ -33,6 +34,7 @@ __all__ = [
     "DeepLinearHistory",
     "DeepLinearInputs",
     "Drive",
+    "Jumps",
     "MarchInputs",
     "MarchOutputs",
     "Minimum",
@@ -43,6 +45,7 @@ __all__ = [
     "SpikedMatrix",
     "Sweeps",
     "adjoint_scan",
+    "alternating_flow",
     "arnoldi",
     "as_float",
     "bulk_density",
@@ -54,6 +57,8 @@ __all__ = [
     "deep_linear",
     "deep_residual",
     "descend",
+    "diagonal_coefficients",
+    "diagonal_flow",
     "double",
     "exact_bins",
     "fit_impulse_response",
