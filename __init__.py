@@ -1,7 +1,7 @@
 """limitax: theories of infinitely large neural networks, executable and differentiable, beside finite networks."""
 
 from . import limits, nets, problems, solvers, studies
-from .limits import Spectrum, spectrum
+from .limits import Sharpness, Spectrum, sharpness, spectrum
 from .problems import (
     ConvergenceError,
     DivergedError,
@@ -27,6 +27,7 @@ __all__ = [
     "MinibatchSGD",
     "OnlineSGD",
     "Optimum",
+    "Sharpness",
     "Spectrum",
     "Trajectory",
     "compare",
@@ -37,6 +38,7 @@ __all__ = [
     "optimise",
     "problems",
     "schedules",
+    "sharpness",
     "solvers",
     "spectrum",
     "studies",

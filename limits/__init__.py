@@ -4,6 +4,7 @@ from ._diagonal_linear import DiagonalLinear
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._random_features import RandomFeatures
+from ._sharpness import Sharpness, sharpness
 from ._spectrum import Spectrum, spectrum
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "DiagonalLinear",
     "LinearRNN",
     "RandomFeatures",
+    "Sharpness",
     "Spectrum",
     "of",
+    "sharpness",
     "spectrum",
 ]

@@ -140,7 +140,7 @@ class DeepLinear(AbstractLimit):
 
         **Raises:** `DivergedError` with the step; `MemoryError` before any work.
         """
-        fresh = _check_problem(task, protocol)
+        fresh = check_problem(task, protocol)
         checks.choice("precision", precision, ("double", "single"))
         checks.choice("adjoint", adjoint, CAUSAL_ADJOINTS)
         checks.flag("throw", throw)
@@ -279,7 +279,7 @@ def _distribution(task):
     return task
 
 
-def _check_problem(task, protocol) -> bool:
+def check_problem(task, protocol) -> bool:
     """Checks that they fit together; returns whether no sample is seen twice."""
     _distribution(task)
     allowed = "GradientDescent or OnlineSGD for DeepLinear (others are not solved yet)"

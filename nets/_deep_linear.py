@@ -77,14 +77,17 @@ class DeepLinear(AbstractNet):
             )
         return jnp.asarray(x) @ effective_weights(self.weights, self.design)
 
-    def learn(self, weights, task, protocol, *, key, steps, singular_values: bool = False):
+    def learn(self, weights, task, protocol, *, key, steps, singular_values: bool = False, sharpness: bool = False):
         r"""See `nets.train`. Every seed draws its own teacher and data.
 
         Records `test_loss`, $\tfrac12 E(f - w\cdot x)^2$ over the population without noise, and `train_loss`, that of
         the sample (fresh samples: before they are learned). `singular_values` records all of $W^l/\sqrt{\rm fan\
-        in}$, in decreasing order, as `extras["singular_values_l"]` `[time, min(fan_in, fan_out)]`.
+        in}$, in decreasing order, as `extras["singular_values_l"]` `[time, min(fan_in, fan_out)]`. `sharpness` records
+        the top eigenvalue of the Gauss-Newton matrix as `extras["sharpness"]` `[time]`, so that a learning rate is
+        stable below 2 over it.
         """
         checks.flag("singular_values", singular_values)
+        checks.flag("sharpness", sharpness)
         no_steps(steps)
         distribution = "isotropic or gaussian for a nets.DeepLinear"
         checks.instance("task", task, (Isotropic, Gaussian), distribution)
@@ -104,6 +107,7 @@ class DeepLinear(AbstractNet):
             None if batches is None else jnp.asarray(batches),
             None if batches is None else int(max(batches)),
             singular_values,
+            sharpness,
         )
         attributes = (("size", dim), ("width", self.width))
         fields |= {"loss_convention": "half_mean_square", "attributes": attributes}
@@ -186,7 +190,17 @@ def _batches(protocol, dim: int) -> np.ndarray | None:
 
 @eqx.filter_jit
 def _run(
-    weights, design, task, protocol, keys, copies: int, samples: int | None, batches, largest, singular_values: bool
+    weights,
+    design,
+    task,
+    protocol,
+    keys,
+    copies: int,
+    samples: int | None,
+    batches,
+    largest: int | None,
+    singular_values: bool,
+    sharpness: bool,
 ):
     """Final weights and the record, both with leading axis `[seeds]`."""
     width, dim = weights.hidden[0].shape[-2:]
@@ -216,11 +230,17 @@ def _run(
                 loss = jnp.mean((y - x @ beta) ** 2) / 2
             return loss, risk
 
+        def curvature(v):
+            """The matrix of second derivatives of the loss in the effective weights, times a vector."""
+            return eigenvalues * v if samples is None or largest is not None else (x @ v) @ x / samples
+
         def observe(weights, losses):
             row: dict[str, Any] = dict(zip(("train_loss", "test_loss"), losses, strict=True))
             for l, matrix in enumerate(weights.hidden if singular_values else ()):
                 values = jnp.linalg.svd(matrix / matrix.shape[1] ** 0.5, compute_uv=False)
                 row[f"singular_values_{l}"] = values
+            if sharpness:
+                row["sharpness"] = scale * _top_eigenvalue(weights, design, curvature)
             return row
 
         def step(carry, inputs):
@@ -239,3 +259,19 @@ def _run(
     final, rows = jax.lax.map(run_seed, (weights, keys))
     losses = {name: rows.pop(name) for name in ("train_loss", "test_loss")}
     return final, losses | {"extras": rows}
+
+
+def _top_eigenvalue(weights, design, curvature, iterations: int = 200):
+    """Of J J^T times the curvature, J the derivative of the effective weights; by power iteration."""
+    beta, push = jax.linearize(lambda weights: effective_weights(weights, design), weights)
+    pull = jax.linear_transpose(push, weights)
+
+    def again(_, carry):
+        v, _ = carry
+        (to_weights,) = pull(curvature(v))
+        image = push(to_weights)
+        norm = jnp.linalg.norm(image)
+        return image / norm, norm
+
+    start = jnp.cos(jnp.arange(1.0, len(beta) + 1)).astype(beta.dtype)
+    return jax.lax.fori_loop(0, iterations, again, (start / jnp.linalg.norm(start), jnp.zeros((), beta.dtype)))[1]

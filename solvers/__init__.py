@@ -2,6 +2,7 @@ from ._adjoint_scan import ADJOINTS, adjoint_scan
 from ._alternating_flow import Jumps, alternating_flow, diagonal_coefficients, diagonal_flow
 from ._causal_scan import CAUSAL_ADJOINTS, causal_scan, causal_sweep
 from ._coordinate_sweeps import Sweeps, coordinate_sweeps
+from ._curvature import Curvature, top_curvature
 from ._deep_linear import DeepLinearHistory, DeepLinearInputs, deep_linear, symmetric
 from ._deep_residual import ResidualHistory, deep_residual
 from ._field_axis import AbstractFieldAxis, CoefficientAxis, SampleAxis
@@ -31,6 +32,7 @@ __all__ = [
     "UNRESOLVED",
     "AbstractFieldAxis",
     "CoefficientAxis",
+    "Curvature",
     "DeepLinearHistory",
     "DeepLinearInputs",
     "Drive",
@@ -79,5 +81,6 @@ __all__ = [
     "stability_bound",
     "symmetric",
     "to_host",
+    "top_curvature",
     "two_largest_eigenvalues",
 ]
