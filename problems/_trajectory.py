@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -191,7 +192,9 @@ def first_divergence(loss) -> Any:
     """First step at which `loss` `[..., time]` is not finite or above a million times the first; -1 where none is."""
     first = loss[..., :1]
     bad = ~jnp.isfinite(loss) | ((loss > 1e6 * first) & (first > 0))
-    return jnp.where(jnp.any(bad, axis=-1), jnp.argmax(bad, axis=-1), -1)
+    # of 32 bits: a default integer would depend on when the caller's program is lowered
+    first_bad = jax.lax.argmax(bad, bad.ndim - 1, jnp.int32)
+    return jnp.where(jnp.any(bad, axis=-1), first_bad, -1)
 
 
 def check(trajectory: Trajectory, stable_below: float | None = None) -> Trajectory:
