@@ -193,7 +193,7 @@ class DeepLinear(AbstractLimit):
         modes, time = 1 if isinstance(task, Isotropic) else len(task.eigenvalues), protocol.steps + 1
         maps = 4 * self.depth**2 + 2 * self.depth if self.residual else 6 * self.depth
         word = 8 if precision == "double" else 4
-        needs = {"order parameters": 3 * (maps + 4 * modes + 6) * time**2 * word}
+        needs = {"order parameters": 3.0 * (maps + 4 * modes + 6) * time**2 * word}
         remedies = {"order parameters": "use fewer steps or modes"}
         sizes = f"steps={protocol.steps}, {modes} modes, depth={self.depth}"
         check_memory(needs, remedies, "DeepLinear.solve", sizes, memory_limit)
