@@ -58,19 +58,20 @@ def draw_curve(
 ) -> None:
     """One loss against steps: theory over mean (markers) and standard deviation (bands) of every size.
 
+    On a logarithmic axis a band reaches down by the same factor as up, since a loss cannot fall below zero.
     `reference` is another trajectory to compare with, drawn dashed.
     """
     theory = np.asarray(report.theory.curves()[name])
     time = np.arange(theory.shape[0])
     log_time = len(time) > 200
+    log_loss = theory.min() > 0 and theory.max() / theory.min() > 5
     where = _marked(len(time), log_time)
     for (size, run), colour, marker in zip(report.runs.items(), shades(len(report.runs)), MARKERS, strict=False):
         values = np.asarray(run.curves()[name])
         mean, deviation = values.mean(0), values.std(0)
+        low = mean**2 / (mean + deviation) if log_loss else mean - deviation
         text = f"{report.seeds} networks" if report.sizes is None else f"{report.limit.size_name} {size}"
-        ax.fill_between(
-            time, np.maximum(mean - deviation, 1e-3 * mean), mean + deviation, color=colour, alpha=0.2, lw=0
-        )
+        ax.fill_between(time, low, mean + deviation, color=colour, alpha=0.2, lw=0)
         ax.plot(time[where], mean[where], marker, color=colour, ms=4, mew=0, label=text)
     if reference is not None:
         ax.plot(time, np.asarray(reference.curves()[name]), "--", color="0.45", lw=1.2, label=reference_label)
@@ -78,7 +79,7 @@ def draw_curve(
     if name in (errors := report.theory.errors()):
         error = np.asarray(errors[name])
         ax.fill_between(time, theory - error, theory + error, color="k", alpha=0.15, lw=0)
-    if theory.min() > 0 and theory.max() / theory.min() > 5:
+    if log_loss:
         ax.set_yscale("log")
     if log_time:
         ax.set(xscale="log", xlim=(1, time[-1]))
@@ -108,7 +109,8 @@ def draw_predictions(ax, report: "Comparison", name: str = "predictions", most: 
         )
         ax.plot(time, theory[:, i], "k-", lw=1.2, label="theory" if i == 0 else None)
     ax.set(xlabel="step", ylabel=_LABELS[name])
-    ax.legend(frameon=False)
+    # The curves go anywhere inside the axes.
+    ax.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
 def draw_convergence(ax, report: "Comparison", most: int = 3) -> None:
@@ -142,10 +144,13 @@ def draw_residual(ax, report: "Comparison", name: str) -> None:
     # Before the first update every run has the same loss: what is left there is rounding.
     known = error > 1e-5 * np.abs(theory)
     score = np.divide(values.mean(0) - theory, error, out=np.full_like(theory, np.nan), where=known)
+    log_time = len(score) > 200
+    # Neighbouring steps fluctuate together: a line through all of thousands would only blacken the late ones.
+    shown = _marked(len(score), log_time, most=100)
     ax.axhspan(-2, 2, color="0.9", lw=0)
-    ax.plot(np.arange(len(score)), score, "-", color=shades(1)[0], lw=1)
+    ax.plot(shown, score[shown], "o-" if log_time else "-", color=shades(1)[0], lw=0.8, ms=2.5, mew=0)
     ax.axhline(0, color="k", lw=0.8)
-    if len(score) > 200:
+    if log_time:
         ax.set(xscale="log", xlim=(1, len(score) - 1))
     ax.set(xlabel="step", ylabel="(mean of networks - theory) / standard error", ylim=(-5, 5))
 
