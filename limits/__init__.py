@@ -5,6 +5,7 @@ from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._random_features import RandomFeatures
 from ._sharpness import Sharpness, sharpness
+from ._small_initialization import SmallInitialization
 from ._spectrum import Spectrum, spectrum
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "LinearRNN",
     "RandomFeatures",
     "Sharpness",
+    "SmallInitialization",
     "Spectrum",
     "of",
     "sharpness",

@@ -6,6 +6,7 @@ from ._diagonal_linear import DiagonalLinear
 from ._linear_regression import LinearRegression
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
+from ._small_initialization import SmallInitialization
 from ._train import train
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Ensemble",
     "LinearRNN",
     "LinearRegression",
+    "SmallInitialization",
     "train",
     "trainable",
 ]

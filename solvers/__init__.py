@@ -1,5 +1,6 @@
 from ._adjoint_scan import ADJOINTS, adjoint_scan
 from ._alternating_flow import Jumps, alternating_flow, diagonal_coefficients, diagonal_flow
+from ._balanced_flow import balanced_flow, integrate, logistic_growth, two_layer_flow
 from ._causal_scan import CAUSAL_ADJOINTS, causal_scan, causal_sweep
 from ._coordinate_sweeps import Sweeps, coordinate_sweeps
 from ._curvature import Curvature, top_curvature
@@ -50,6 +51,7 @@ __all__ = [
     "alternating_flow",
     "arnoldi",
     "as_float",
+    "balanced_flow",
     "bulk_density",
     "bulk_edge",
     "causal_scan",
@@ -65,8 +67,10 @@ __all__ = [
     "exact_bins",
     "fit_impulse_response",
     "in_precision",
+    "integrate",
     "laguerre_terms",
     "linear_optimiser",
+    "logistic_growth",
     "march",
     "minimise",
     "orthonormal_basis",
@@ -83,4 +87,5 @@ __all__ = [
     "to_host",
     "top_curvature",
     "two_largest_eigenvalues",
+    "two_layer_flow",
 ]
