@@ -12,20 +12,22 @@ def free_memory() -> float:
     """Bytes that are free: on the accelerator in use, else on this machine; infinite where nobody knows."""
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
+        return float(stats["bytes_limit"] - stats["bytes_in_use"])
     try:
         with open("/proc/meminfo") as lines:
             kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-        return 1024 * kilobytes
+        return 1024.0 * kilobytes
     except (OSError, StopIteration):
         pass
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):
         return float("inf")
 
 
-def check_memory(needs: dict[str, float], remedies: dict[str, str], function: str, sizes: str, memory_limit) -> None:
+def check_memory(
+    needs: dict[str, int | float], remedies: dict[str, str], function: str, sizes: str, memory_limit
+) -> None:
     """Raises `MemoryError`, naming the largest of `needs` (bytes by purpose), if together they exceed what is free."""
     if memory_limit is not None:
         memory_limit = float(checks.number("memory_limit", memory_limit, above=0.0, finite=False))
