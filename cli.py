@@ -133,9 +133,13 @@ def _run(command: Run) -> int:
         report = chosen.run(settings, full=command.full, sizes=command.sizes, seeds=command.seeds, key=key)
     shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
     folder.dataset(report.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
-    folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | report.summary())
+    measured = chosen.measured(report)
+    about = {"system": chosen.name, "paper": chosen.paper, "settings": shown}
+    folder.summary(about | report.summary() | {"measured": measured or None})
     folder.picture(partial(chosen.plot, report))
     show_comparison(report, f"{chosen.name} (arXiv {chosen.paper})")
+    for name, value in measured.items():
+        print(f"{name}: {value}")
     print(f"figure.png, result.nc and summary.json are in {folder.path}")
     if not report.agrees:
         return _complain("theory and networks differ by more than 3 standard errors; see agreement above", 1)

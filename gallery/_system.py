@@ -31,6 +31,7 @@ class System:
     - `full`: the settings of the paper's figure, as `--full` takes them.
     - `sizes`, `seeds`, `record`, `options`: defaults of the comparison with finite networks; `options` go to `solve`.
     - `figure`: `(comparison, path)`, draws it in place of the usual picture; see `Comparison.plot`.
+    - `measure`: `(comparison)`, further numbers of this system for the summary, by name.
     - `claims`: what of the paper it reproduces, a sentence each.
     """
 
@@ -45,6 +46,7 @@ class System:
     full: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     figure: Callable[..., Any] | None = None
+    measure: Callable[[Comparison], dict[str, Any]] | None = None
     claims: tuple[str, ...] = ()
 
     @property
@@ -88,6 +90,10 @@ class System:
     def plot(self, report: Comparison, path=None):
         """Draws a comparison as this system does, writes it to `path` if given, and returns the figure."""
         return (self.figure or Comparison.plot)(report, path)
+
+    def measured(self, report: Comparison) -> dict[str, Any]:
+        """Numbers of this system beyond those of every comparison; empty if it has none."""
+        return {} if self.measure is None else self.measure(report)
 
     def status(self) -> str:
         """What runs of it, found by building it: `"theory and networks"`, or why it does not build."""

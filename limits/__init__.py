@@ -1,6 +1,7 @@
 from ._base import AbstractLimit, of
 from ._deep_linear import DeepLinear
 from ._diagonal_linear import DiagonalLinear
+from ._extensive_outputs import ExtensiveOutputs
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._random_features import RandomFeatures
@@ -13,6 +14,7 @@ __all__ = [
     "AbstractLimit",
     "DeepLinear",
     "DiagonalLinear",
+    "ExtensiveOutputs",
     "LinearRNN",
     "RandomFeatures",
     "Sharpness",

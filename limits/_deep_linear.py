@@ -82,7 +82,7 @@ class DeepLinear(AbstractLimit):
         richness=1.0,
         init_scale=1.0,
         readout_scale=1.0,
-        parameterization: Literal["mup", "ntk"] = "mup",
+        parameterization: str = "mup",
         residual: bool = False,
     ):
         self.depth = checks.integer("depth", depth)

@@ -80,7 +80,7 @@ class Spectrum(eqx.Module):
         return to_host(density)
 
 
-def spectrum(limit: AbstractLimit, trajectory: Trajectory, layer: int, *, count: int = 4) -> Spectrum:
+def spectrum(limit: AbstractLimit, trajectory: Trajectory, layer: int, *, count: int = 4) -> Any:
     r"""Bulk and outliers of a hidden weight matrix along a solution of its limit.
 
     Training adds to a random matrix a sum of few outer products of fields. These have felt the random matrix, and this
@@ -94,7 +94,8 @@ def spectrum(limit: AbstractLimit, trajectory: Trajectory, layer: int, *, count:
       number of columns.
     - `count`: outliers to look for at each time.
 
-    **Returns:** a `Spectrum`, in float64, differentiable with respect to everything the solution depends on.
+    **Returns:** a `Spectrum`, in float64, differentiable with respect to everything the solution depends on; for
+    `ExtensiveOutputs`, whose whole bulk moves, a `BroadeningBulk`.
 
     **Raises:** `TypeError` for a limit without hidden weights; `ValueError` for a layer that does not exist or a
     trajectory that does not hold its order parameters.
@@ -108,6 +109,8 @@ def spectrum(limit: AbstractLimit, trajectory: Trajectory, layer: int, *, count:
     count = checks.integer("count", count)
     if trajectory.model != "limit":
         raise ValueError("trajectory must be the limit's own solution; that of a network was given.")
+    if hasattr(limit, "spectrum"):
+        return limit.spectrum(trajectory, layer)  # pyright: ignore[reportAttributeAccessIssue]
     matrices = limit.spiked_matrices(trajectory, layer)
     with double():
         matrices = as_float(matrices)

@@ -3,6 +3,7 @@
 from ._base import AbstractNet, Ensemble, trainable
 from ._deep_linear import DeepLinear
 from ._diagonal_linear import DiagonalLinear
+from ._extensive_outputs import ExtensiveOutputs
 from ._linear_regression import LinearRegression
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
@@ -15,6 +16,7 @@ __all__ = [
     "DeepLinear",
     "DiagonalLinear",
     "Ensemble",
+    "ExtensiveOutputs",
     "LinearRNN",
     "LinearRegression",
     "SmallInitialization",

@@ -23,6 +23,7 @@ from .tasks import (
     Gaussian,
     ImpulseResponse,
     Isotropic,
+    LinearMap,
     LinearProblem,
     PowerLaw,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "GradientFlow",
     "ImpulseResponse",
     "Isotropic",
+    "LinearMap",
     "LinearProblem",
     "MinibatchSGD",
     "OnlineSGD",

@@ -12,6 +12,7 @@ from ._distributions import (
     power_law,
 )
 from ._impulse_responses import ImpulseResponse, integrator, oscillator
+from ._linear_maps import LinearMap, linear_map
 
 __all__ = [
     "AbstractDistribution",
@@ -20,6 +21,7 @@ __all__ = [
     "Gaussian",
     "ImpulseResponse",
     "Isotropic",
+    "LinearMap",
     "LinearProblem",
     "PowerLaw",
     "digits",
@@ -27,6 +29,7 @@ __all__ = [
     "gaussian",
     "integrator",
     "isotropic",
+    "linear_map",
     "oscillator",
     "power_law",
     "sphere",

@@ -14,6 +14,7 @@ from ._minimise import Minimum, minimise, projected
 from ._mode_bins import ModeBins, exact_bins, power_law_bins
 from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host
 from ._reverse_scan import reverse_scan
+from ._sample_covariance import marchenko_pastur_nodes, sample_covariance_density, sample_covariance_edge
 from ._second_moment import Drive, second_moment, stability_bound
 from ._spiked_matrix import (
     Outliers,
@@ -72,6 +73,7 @@ __all__ = [
     "linear_optimiser",
     "logistic_growth",
     "march",
+    "marchenko_pastur_nodes",
     "minimise",
     "orthonormal_basis",
     "outliers",
@@ -79,6 +81,8 @@ __all__ = [
     "power_law_bins",
     "projected",
     "reverse_scan",
+    "sample_covariance_density",
+    "sample_covariance_edge",
     "second_moment",
     "single",
     "singular_value",
