@@ -14,7 +14,7 @@ from .problems import (
     schedules,
     tasks,
 )
-from .studies import Comparison, Optimum, compare, final_loss, optimise
+from .studies import Comparison, Optimum, compare, depth_limit, final_loss, optimise
 
 __version__ = "0.1.0"
 
@@ -31,6 +31,7 @@ __all__ = [
     "Spectrum",
     "Trajectory",
     "compare",
+    "depth_limit",
     "final_loss",
     "limits",
     "nets",

@@ -76,7 +76,7 @@ def draw(report, path=None):
     layer = max(found)
     linear = isinstance(report.limit, limits.DeepLinear)
     fig, axes = plots.figure(columns=3, rows=2)
-    last = report.theory.train_loss.shape[-1] - 1
+    last = len(found[layer].largest) - 1
     escape = found[layer].escape_step or last // 2
     for ax, step in zip(axes[0], (0, min(escape + 2, last), last), strict=True):
         _draw_histogram(ax, report, found[layer], layer, step)

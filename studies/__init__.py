@@ -1,6 +1,7 @@
 """What one does with limits: compare them with networks, and optimise through them."""
 
 from ._compare import AGREEMENT, Comparison, compare
+from ._depth_limit import depth_limit
 from ._final_loss import final_loss
 from ._optimise import METHODS, Optimum, optimise
 from ._progress import show_progress, track, working
@@ -11,6 +12,7 @@ __all__ = [
     "Comparison",
     "Optimum",
     "compare",
+    "depth_limit",
     "final_loss",
     "optimise",
     "show_progress",
