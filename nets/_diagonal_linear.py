@@ -141,7 +141,7 @@ def _run(weights, task, protocol, size):
 
     def run(weights):
         log_plus, log_minus = jnp.log(weights.plus), jnp.log(weights.minus)
-        G = diagonal_flow(gram, correlation, log_plus, log_minus, times * size)
+        G: Any = diagonal_flow(gram, correlation, log_plus, log_minus, times * size)
         coefficients = diagonal_coefficients(G, log_plus, log_minus)
         final = DiagonalWeights(jnp.exp(log_plus + G[-1]), jnp.exp(log_minus - G[-1]))
         return final, losses(task, coefficients) | {"extras": {"coefficients": coefficients, "progress": G / size}}

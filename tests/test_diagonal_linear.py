@@ -236,7 +236,7 @@ CASES = [
         "protocol must be GradientFlow for a DiagonalLinear; ",
     ),
     (lambda: LIMIT.solve(TASK, TIMES, jumps=0), V, "jumps must be at least 1; it is 0."),
-    (lambda: LIMIT.jumps(TASK, count=1.5), T, "jumps must be a whole number; float 1.5 was given."),
+    (lambda: LIMIT.jumps(TASK, count=-1), V, "jumps must be at least 1; it is -1."),
     (
         lambda: LIMIT.solve(tasks.from_arrays(X, X), TIMES),
         V,

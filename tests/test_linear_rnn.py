@@ -276,7 +276,6 @@ CASES = [
     (lambda: tasks.oscillator(0.3, -1.0), V, "frequency must be finite and at least 0; it is -1."),
     (lambda: tasks.oscillator(0.3, np.inf), V, "frequency must be finite and at least 0; it is inf."),
     (lambda: lx.limits.LinearRNN(-0.1), V, "init_scale must be finite and at least 0; it is -0.1."),
-    (lambda: lx.limits.LinearRNN(recurrent_only=1), T, "recurrent_only must be True or False; int 1 was given."),
     (lambda: LIMIT.solve(tasks.isotropic(), GD), T, "task must be integrator or oscillator; "),
     (
         lambda: LIMIT.solve(INTEGRATOR, lx.OnlineSGD(0.1, steps=2)),

@@ -161,8 +161,8 @@ def test_networks_approach_the_theory_like_the_root_of_their_width():
         LIMIT, TASK, flow, sizes=(25, 50, 100, 200), seeds=64, quantities=("train_loss", "kernel_share")
     )
     assert report.agrees
-    assert abs(report.rate["train_loss"] + 0.5) < 0.1
-    assert abs(report.rate["kernel_share"] + 0.5) < 0.1
+    for name in report.rate:
+        assert abs(report.rate[name] + 0.5) < 3 * report.rate_error[name] < 0.25
 
 
 def test_other_weights_of_anisotropic_data_are_followed_too():
@@ -226,7 +226,7 @@ CASES = [
         "times must be closer than 491 to one another, as this flow",
     ),
     (lambda: LIMIT.finite(TASK, size=0), V, "size must be at least 1; it is 0."),
-    (lambda: LIMIT.ensemble(TASK, size=4, seeds=1.0), T, "seeds must be a whole number; float 1.0 was given."),
+    (lambda: LIMIT.ensemble(TASK, size=4, seeds=0), V, "seeds must be at least 1; it is 0."),
     (
         lambda: lx.nets.train(LIMIT.finite(TASK, size=5), tasks.from_arrays(WHITE[:, :2], TASK.y), FLOW),
         V,
