@@ -115,7 +115,8 @@ def spectrum(limit: AbstractLimit, trajectory: Trajectory, layer: int, *, count:
     with double():
         matrices = as_float(matrices)
         room = _room(matrices)
-        found = in_precision(_spectra, "double")(matrices, (room, count))
+        # room and count are bound: among the arguments they would be traced
+        found = in_precision(lambda matrices, _: _spectra(matrices, room, count), "double")(matrices, ())
     found = to_host(found)
     most = checks.concrete(found.outliers)
     if most is not None:
@@ -140,9 +141,8 @@ def _ranks(correlation):
 
 
 @eqx.filter_jit
-def _spectra(matrices: SpikedMatrix, options) -> Spectrum:
+def _spectra(matrices: SpikedMatrix, room: int | None, count: int) -> Spectrum:
     """All times of all replicas (the leading axis of every field)."""
-    room, count = options
     each = jax.lax.map(lambda matrix: _spectrum(matrix, room, count), matrices)
     replicas = len(matrices.core)
     mean = jax.tree.map(lambda a: jnp.mean(a, axis=0), each)
