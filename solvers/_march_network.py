@@ -84,7 +84,7 @@ class InputAxis(NamedTuple):
 def initialise(
     x: Float[Array, "samples dim"],
     x_test: Float[Array, "tests dim"],
-    init_scale: Float[Array, " depth+1"],
+    init_scale: Float[Array, " layers"],
     bias_scale: Float[Array, ""],
     axis: AbstractFieldAxis,
     key: Key[Array, ""],

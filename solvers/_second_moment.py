@@ -118,7 +118,7 @@ def _sums(bins: ModeBins, a: Float[Array, " bins"]) -> tuple[Float[Array, ""], F
 
 def second_moment(
     bins: ModeBins, noise_power: Float[Array, ""], drive: Drive, *, momentum: bool = True, adjoint: str = "blocked"
-) -> Float[Array, " steps+1"]:
+) -> Float[Array, " times"]:
     r"""Excess risk $L_t = \sum_j W_j A_j(t)$ of one-pass SGD from zero weights, before each step and after the last.
 
     With $e = e_1 + e_2$ and $Q = E g^2 = \lambda^2 A + \tfrac1B \left[\lambda^2 A + \lambda (L + \sigma^2)\right]$,

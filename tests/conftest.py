@@ -1,11 +1,14 @@
-"""Every test runs with the shapes and types of the package's signatures checked at each call.
+"""Every test runs with the shapes in the signatures of `solvers` checked at each call.
 
-A wrong value in `problems`, or in the settings of `gallery`, is answered by a sentence of our own, which must come
-first: these two stay unchecked.
+Elsewhere a wrong value is answered by a sentence of our own, which must come first.
 """
+
+import sys
 
 import jaxtyping
 
-CHECKED = ["limitax.solvers", "limitax.nets", "limitax.limits", "limitax.studies"]
-
-jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+jaxtyping.install_import_hook("limitax.solvers", "beartype.beartype")
+# In a clone that is called limitax, pytest has imported the package already, unchecked, as the parent of this file.
+for name in list(sys.modules):
+    if name.startswith("limitax") and not name.startswith("limitax.tests"):
+        del sys.modules[name]
