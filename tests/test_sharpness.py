@@ -1,0 +1,108 @@
+"""Sharpness of deep linear networks: known numbers, finite networks, derivatives, and what is refused."""
+
+import jax
+import limitax as lx
+import numpy as np
+import pytest
+
+from .helpers import raises
+
+POPULATION = lx.tasks.isotropic()
+RATE = lx.GradientDescent(0.04, steps=20)
+
+
+def population(width_ratio, parameterization="mup"):
+    limit = lx.limits.DeepLinear(1, width_ratio, 6.0, 0.5, parameterization=parameterization)
+    return lx.sharpness(limit, POPULATION, RATE)
+
+
+def test_wider_is_as_sharp_in_mup_and_flatter_in_ntk():
+    expected = {
+        (1.0, "mup"): (4.364, 10.644, 12.033),
+        (4.0, "mup"): (4.350, 10.749, 12.033),
+        (16.0, "mup"): (4.348, 10.775, 12.034),
+        (4.0, "ntk"): (2.001, 3.632, 5.819),
+        (16.0, "ntk"): (1.469, 1.826, 2.641),
+    }
+    for (ratio, name), values in expected.items():
+        found = population(ratio, name)
+        np.testing.assert_allclose(found.eigenvalue[[5, 10, 20]], values, atol=6e-4)
+    # rich training ends in a balanced solution of known sharpness, (L + 1) richness^(2L / (L + 1))
+    np.testing.assert_allclose(population(1.0).eigenvalue[-1], 12.0, rtol=5e-3)
+
+
+def test_it_is_the_outlier_of_the_first_layer():
+    """With one hidden layer on the population, the matrix is C_g + s_1^2 / nu with the largest singular value s_1."""
+    limit = lx.limits.DeepLinear(1, 2.0, 6.0, 0.5)
+    theory, found = limit.solve(POPULATION, RATE), lx.sharpness(limit, POPULATION, RATE)
+    largest = lx.spectrum(limit, theory, layer=0).largest
+    expected = np.diag(theory.extras["correlation_g_1"]) + largest**2 / 2.0
+    np.testing.assert_allclose(found.eigenvalue, expected, rtol=1e-7)
+    assert not found.exists[0]
+    assert found.exists[-1]
+    np.testing.assert_allclose(found.stability, 0.04 * found.eigenvalue[:-1] / 2)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "richness", "rate", "noise", "expected"),
+    [(6.0, 6.0, 0.04, 0.2, (7.97, 13.01, 14.22)), (2.0, 8.0, 0.03, 0.0, (13.88, 20.88, 23.09))],
+)
+def test_on_a_finite_sample(ratio, richness, rate, noise, expected):
+    limit, task = lx.limits.DeepLinear(1, 1.0, richness, 0.4), lx.tasks.isotropic(ratio, noise)
+    found = lx.sharpness(limit, task, lx.GradientDescent(rate, steps=20))
+    np.testing.assert_allclose(found.eigenvalue[[6, 10, 20]], expected, atol=6e-3)
+    assert np.all(found.eigenvalue >= found.bulk_edge - 1e-12)
+
+
+def test_many_samples_are_the_population():
+    limit, protocol = lx.limits.DeepLinear(1, 1.0, 6.0, 0.5), lx.GradientDescent(0.04, steps=8)
+    many = lx.sharpness(limit, lx.tasks.isotropic(1e7), protocol)
+    np.testing.assert_allclose(many.eigenvalue, lx.sharpness(limit, POPULATION, protocol).eigenvalue, rtol=2e-3)
+
+
+def test_gradients():
+    def at(richness, rate):
+        limit = lx.limits.DeepLinear(1, 1.5, richness, 0.5)
+        return lx.sharpness(limit, POPULATION, lx.GradientDescent(rate, steps=8)).eigenvalue[8]
+
+    rate = np.linspace(0.04, 0.06, 8)
+    d_richness, d_rate = jax.grad(at, argnums=(0, 1))(5.0, rate)
+    step = 1e-5
+    np.testing.assert_allclose(d_richness, (at(5.0 + step, rate) - at(5.0 - step, rate)) / (2 * step), rtol=1e-5)
+    shift = step * (np.arange(8) == 3)
+    np.testing.assert_allclose(d_rate[3], (at(5.0, rate + shift) - at(5.0, rate - shift)) / (2 * step), rtol=1e-5)
+    assert d_rate[-1] != 0
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "sentence"),
+    [
+        ({"limit": lx.limits.MLP(1, "tanh")}, TypeError, "limit must be a limits.DeepLinear"),
+        ({"limit": lx.limits.DeepLinear(3, residual=True)}, ValueError, "residual must be False"),
+        ({"limit": lx.limits.DeepLinear(1, np.inf)}, ValueError, "width_ratio must be finite"),
+        ({"limit": lx.limits.DeepLinear(1, init_scale=0.0)}, ValueError, "init_scale must be finite and above 0"),
+        ({"task": lx.tasks.gaussian([1.0, 2.0], [1.0, 1.0], sample_ratio=1.0)}, TypeError, "task must be isotropic"),
+        ({"protocol": lx.GradientDescent(0.1, weight_decay=0.1, steps=3)}, ValueError, "weight_decay must be 0"),
+        ({"protocol": lx.OnlineSGD(0.1, batch_size=3, steps=3)}, ValueError, "batch_size is a number"),
+    ],
+)
+def test_bad_input(change, kind, sentence):
+    arguments = {"limit": lx.limits.DeepLinear(1), "task": POPULATION, "protocol": RATE} | change
+    with raises(kind, sentence):
+        lx.sharpness(**arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sample_ratio", [np.inf, 2.0])
+def test_finite_networks_with_two_hidden_layers(sample_ratio):
+    limit = lx.limits.DeepLinear(2, 1.0, 4.0, 0.6)
+    noise = 0.0 if np.isinf(sample_ratio) else 0.2
+    protocol, steps = lx.GradientDescent(0.03, steps=16), [6, 10, 16]
+    theory = lx.sharpness(limit, lx.tasks.isotropic(sample_ratio, noise), protocol).eigenvalue[steps]
+    # a teacher of exact norm, as the run's timing would fluctuate with it
+    task = lx.tasks.gaussian([1.0], [1.0], noise=noise, sample_ratio=sample_ratio)
+    ensemble = limit.ensemble(task, size=300, seeds=24, key=jax.random.key(3))
+    runs = np.asarray(lx.nets.train(ensemble, task, protocol, sharpness=True).extras["sharpness"])[:, steps]
+    error = runs.std(0, ddof=1) / len(runs) ** 0.5
+    assert np.all(np.abs(runs.mean(0) - theory) < 3 * error + 0.02 * theory), (theory, runs.mean(0), error)
+    assert np.all(error < 0.06 * theory)
