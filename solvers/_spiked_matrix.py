@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ._march_basis import dot, gram_schmidt
 
@@ -54,7 +54,7 @@ def singular_value(strength, scale, aspect):
     return jnp.sqrt((strength**2 + square) * (strength**2 + aspect * square)) / strength
 
 
-def overlap_matrix(matrix: SpikedMatrix, strength: Float[Array, ""]) -> Float[Array, "left+right left+right"]:
+def overlap_matrix(matrix: SpikedMatrix, strength: Float[Array, ""]) -> Float[Array, "both both"]:
     r"""$\Omega(z) = U^T (z - H)^{-1} U$, the resolvent of the bulk, $H = (0, \sigma Z; \sigma Z^T, 0)/\sqrt n$, between
     the spikes $U = (G, 0; 0, K)/\sqrt n$.
 
@@ -90,7 +90,7 @@ class Basis(NamedTuple):
     inverse: Float[Array, "rank fields"]
 
 
-def orthonormal_basis(correlation: Float[Array, "fields fields"], rank: int) -> tuple[Basis, Float[Array, ""]]:
+def orthonormal_basis(correlation: Float[Array, "fields fields"], rank: int) -> tuple[Basis, Int[Array, ""]]:
     """The basis of fields in their order, moved to the front of `rank` slots, and how many directions there are."""
     tolerance = 1e3 * jnp.finfo(correlation.dtype).eps
     lower, inverse, keep = gram_schmidt(correlation, tolerance * jnp.diag(correlation))

@@ -8,27 +8,34 @@ import pytest
 from .helpers import raises
 
 POPULATION = lx.tasks.isotropic()
-RATE = lx.GradientDescent(0.04, steps=20)
+RATE = lx.GradientDescent(0.04, steps=10)
 
 
-def population(width_ratio, parameterization="mup"):
+def population(width_ratio, parameterization="mup", protocol=RATE):
     limit = lx.limits.DeepLinear(1, width_ratio, 6.0, 0.5, parameterization=parameterization)
-    return lx.sharpness(limit, POPULATION, RATE)
+    return lx.sharpness(limit, POPULATION, protocol)
 
 
 def test_wider_is_as_sharp_in_mup_and_flatter_in_ntk():
     expected = {
-        (1.0, "mup"): (4.364, 10.644, 12.033),
-        (4.0, "mup"): (4.350, 10.749, 12.033),
-        (16.0, "mup"): (4.348, 10.775, 12.034),
-        (4.0, "ntk"): (2.001, 3.632, 5.819),
-        (16.0, "ntk"): (1.469, 1.826, 2.641),
+        (1.0, "mup"): (4.364, 10.644),
+        (4.0, "mup"): (4.350, 10.749),
+        (16.0, "mup"): (4.348, 10.775),
+        (4.0, "ntk"): (2.001, 3.632),
+        (16.0, "ntk"): (1.469, 1.826),
     }
     for (ratio, name), values in expected.items():
         found = population(ratio, name)
-        np.testing.assert_allclose(found.eigenvalue[[5, 10, 20]], values, atol=6e-4)
-    # rich training ends in a balanced solution of known sharpness, (L + 1) richness^(2L / (L + 1))
-    np.testing.assert_allclose(population(1.0).eigenvalue[-1], 12.0, rtol=5e-3)
+        np.testing.assert_allclose(found.eigenvalue[[5, 10]], values, atol=6e-4)
+
+
+@pytest.mark.slow
+def test_rich_training_ends_in_a_balanced_solution():
+    """Its sharpness is (L + 1) richness^(2L / (L + 1)) for a teacher of unit norm."""
+    for ratio in (1.0, 4.0):
+        np.testing.assert_allclose(
+            population(ratio, protocol=lx.GradientDescent(0.04, steps=20)).eigenvalue[-1], 12.033, atol=6e-4
+        )
 
 
 def test_it_is_the_outlier_of_the_first_layer():
@@ -43,6 +50,7 @@ def test_it_is_the_outlier_of_the_first_layer():
     np.testing.assert_allclose(found.stability, 0.04 * found.eigenvalue[:-1] / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ratio", "richness", "rate", "noise", "expected"),
     [(6.0, 6.0, 0.04, 0.2, (7.97, 13.01, 14.22)), (2.0, 8.0, 0.03, 0.0, (13.88, 20.88, 23.09))],
@@ -54,24 +62,31 @@ def test_on_a_finite_sample(ratio, richness, rate, noise, expected):
     assert np.all(found.eigenvalue >= found.bulk_edge - 1e-12)
 
 
+def test_a_finite_sample():
+    limit, task = lx.limits.DeepLinear(1, 1.0, 6.0, 0.4), lx.tasks.isotropic(6.0, 0.2)
+    found = lx.sharpness(limit, task, lx.GradientDescent(0.04, steps=6))
+    np.testing.assert_allclose(found.eigenvalue[6], 7.971, atol=6e-4)
+
+
+@pytest.mark.slow
 def test_many_samples_are_the_population():
     limit, protocol = lx.limits.DeepLinear(1, 1.0, 6.0, 0.5), lx.GradientDescent(0.04, steps=8)
     many = lx.sharpness(limit, lx.tasks.isotropic(1e7), protocol)
     np.testing.assert_allclose(many.eigenvalue, lx.sharpness(limit, POPULATION, protocol).eigenvalue, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_gradients():
     def at(richness, rate):
         limit = lx.limits.DeepLinear(1, 1.5, richness, 0.5)
-        return lx.sharpness(limit, POPULATION, lx.GradientDescent(rate, steps=8)).eigenvalue[8]
+        return lx.sharpness(limit, POPULATION, lx.GradientDescent(rate, steps=5)).eigenvalue[5]
 
-    rate = np.linspace(0.04, 0.06, 8)
+    rate = np.linspace(0.04, 0.06, 5)
     d_richness, d_rate = jax.grad(at, argnums=(0, 1))(5.0, rate)
     step = 1e-5
     np.testing.assert_allclose(d_richness, (at(5.0 + step, rate) - at(5.0 - step, rate)) / (2 * step), rtol=1e-5)
-    shift = step * (np.arange(8) == 3)
+    shift = step * (np.arange(5) == 3)
     np.testing.assert_allclose(d_rate[3], (at(5.0, rate + shift) - at(5.0, rate - shift)) / (2 * step), rtol=1e-5)
-    assert d_rate[-1] != 0
 
 
 @pytest.mark.parametrize(
