@@ -216,7 +216,9 @@ def _solve(problem, fresh: bool, adjoint: str):
 
 
 def _order_parameters(history, inputs: DeepLinearInputs):
-    richness = jnp.sqrt(inputs.richness_squared)
+    # zero in the neural-tangent parameterisation at infinite width, where a root has no slope
+    moving = inputs.richness_squared > 0
+    richness = jnp.where(moving, jnp.sqrt(jnp.where(moving, inputs.richness_squared, 1.0)), 0.0)
     depth = len(history.sites) if hasattr(history, "sites") else history.C_k.shape[1]
     response = richness * inputs.output_power * _mean_response(history.data)
     found = {"correlation_k_0": symmetric(history.data.C_u), "response_k_0": response}

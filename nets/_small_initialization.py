@@ -108,7 +108,7 @@ def steps_between(task, protocol, init_scale) -> int:
     gram, correlation = (a.T @ np.asarray(task.x) / task.x.shape[0] for a in (np.asarray(task.x), np.asarray(task.y)))
     length = np.linalg.norm(np.linalg.pinv(gram, rcond=1e-10, hermitian=True) @ correlation)
     rate = 2 * float(np.linalg.norm(gram, 2)) * (float(length) + float(init_scale) ** 2)
-    count = rate * float(np.max(np.diff(np.asarray(protocol.times), prepend=0.0))) / _RESOLUTION
+    count = rate * float(np.max(np.diff(np.asarray(protocol.times), prepend=0.0))) / _RESOLUTION  # pyright: ignore[reportArgumentType]
     if not count <= _MOST_STEPS:
         raise ValueError(
             f"times must be closer than {_MOST_STEPS * _RESOLUTION / rate:.3g} to one another, as this flow has the "
