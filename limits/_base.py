@@ -34,9 +34,8 @@ class AbstractLimit(eqx.Module):
     def ensemble(self, task: AbstractTask, *, size: int, seeds: int, key=None) -> Any:
         """`seeds` independent networks, arranged so that their mean approaches the limit fastest."""
 
-    def spiked_matrices(self, trajectory: Trajectory, layer: int) -> Any:
-        """What `spectrum` needs of a weight matrix: a `solvers.SpikedMatrix` with a leading axis for replicas on every
-        field, and then a time axis on `core` (diagonals of square ones will do) and `scale`.
+    def spectrum(self, trajectory: Trajectory, layer: int, *, count: int) -> Any:
+        """What `lx.spectrum` returns.
 
         **Raises:** `TypeError` for limits that have none.
         """

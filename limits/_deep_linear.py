@@ -37,7 +37,7 @@ from ..solvers import (
 )
 from ._base import AbstractLimit
 from ._memory import check_memory
-from ._spectrum import check_layer, missing
+from ._spectrum import Spectrum, check_layer, missing, spiked_spectrum
 
 
 class DeepLinear(AbstractLimit):
@@ -163,8 +163,12 @@ class DeepLinear(AbstractLimit):
         )
         return check(trajectory) if throw else trajectory
 
+    def spectrum(self, trajectory: Trajectory, layer: int, *, count: int = 4) -> Spectrum:
+        """See `lx.spectrum`; the spikes of $W^l$ are $g^{l+1}(s)$ and $k^l(s)$ at all earlier times s."""
+        return spiked_spectrum(self.spiked_matrices(trajectory, layer), count)
+
     def spiked_matrices(self, trajectory: Trajectory, layer: int) -> SpikedMatrix:
-        """See `spectrum`; the spikes of $W^l$ are $g^{l+1}(s)$ and $k^l(s)$ at all earlier times s."""
+        """What `spiked_spectrum` needs of a weight matrix."""
         layer = check_layer(layer, 0, self.depth)
         below, above = f"k_{layer}", f"g_{layer + 1}"
         fields = [f"{kind}_{side}" for kind in ("correlation", "response") for side in (below, above)]
@@ -219,16 +223,10 @@ def _order_parameters(history, inputs: DeepLinearInputs):
     # zero in the neural-tangent parameterisation at infinite width, where a root has no slope
     moving = inputs.richness_squared > 0
     richness = jnp.where(moving, jnp.sqrt(jnp.where(moving, inputs.richness_squared, 1.0)), 0.0)
-    depth = len(history.sites) if hasattr(history, "sites") else history.C_k.shape[1]
     response = richness * inputs.output_power * _mean_response(history.data)
     found = {"correlation_k_0": symmetric(history.data.C_u), "response_k_0": response}
-    for l in range(depth):
-        if hasattr(history, "sites"):
-            site = history.sites[l]
-            C_k, C_g, K_psi, G_zeta = site.C_k, site.C_g, site.K_psi, site.G_zeta
-        else:
-            C_k, C_g = history.C_k[:, l], history.C_g[:, l]
-            K_psi, G_zeta = history.K[:, l, depth + l], history.G[:, l, l]
+    for l in range(history.depth):
+        C_k, C_g, K_psi, G_zeta = history.layer(l)
         found[f"correlation_k_{l + 1}"], found[f"correlation_g_{l + 1}"] = symmetric(C_k), symmetric(C_g)
         found[f"response_k_{l + 1}"], found[f"response_g_{l + 1}"] = richness * K_psi, richness * G_zeta
     return found

@@ -96,8 +96,8 @@ class ExtensiveOutputs(AbstractLimit):
         trajectory = Trajectory(test_loss=loss, extras=extras, status_code=code, diverged_step=diverged)
         return check(trajectory) if throw else trajectory
 
-    def spectrum(self, trajectory: Trajectory, layer: int) -> "BroadeningBulk":
-        """See `lx.spectrum`."""
+    def spectrum(self, trajectory: Trajectory, layer: int, *, count: int = 4) -> "BroadeningBulk":
+        """See `lx.spectrum`; there are no outliers to count."""
         checks.integer("layer", layer, low=0, high=0)
         names = "bulk_edge", "population", "population_weights"
         missing(trajectory, names)

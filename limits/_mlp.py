@@ -27,7 +27,7 @@ from ..solvers import (
 from ._base import AbstractLimit
 from ._memory import check_memory
 from ._mlp_solution import solve_mlp
-from ._spectrum import check_layer, missing
+from ._spectrum import Spectrum, check_layer, missing, spiked_spectrum
 
 
 class MLP(AbstractLimit):
@@ -200,8 +200,12 @@ class MLP(AbstractLimit):
             check(trajectory, _stable_below(protocol, solution.largest_eigenvalue))
         return trajectory
 
+    def spectrum(self, trajectory: Trajectory, layer: int, *, count: int = 4) -> Spectrum:
+        """See `lx.spectrum`; the spikes are the orthonormal directions that the march has revealed."""
+        return spiked_spectrum(self.spiked_matrices(trajectory, layer), count)
+
     def spiked_matrices(self, trajectory: Trajectory, layer: int) -> SpikedMatrix:
-        """See `spectrum`; the spikes are the orthonormal directions that the march has revealed."""
+        """What `spiked_spectrum` needs of a weight matrix."""
         layer = check_layer(layer, 1, self.depth)
         names = f"core_{layer}", f"response_phi_{layer}", f"response_g_{layer}", "decay"
         missing(trajectory, names)

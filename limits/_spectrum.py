@@ -109,9 +109,13 @@ def spectrum(limit: AbstractLimit, trajectory: Trajectory, layer: int, *, count:
     count = checks.integer("count", count)
     if trajectory.model != "limit":
         raise ValueError("trajectory must be the limit's own solution; that of a network was given.")
-    if hasattr(limit, "spectrum"):
-        return limit.spectrum(trajectory, layer)  # pyright: ignore[reportAttributeAccessIssue]
-    matrices = limit.spiked_matrices(trajectory, layer)
+    return limit.spectrum(trajectory, layer, count=count)
+
+
+def spiked_spectrum(matrices: SpikedMatrix, count: int) -> Spectrum:
+    """The spectrum of a matrix with a leading axis for replicas on every field, and then a time axis on `core`
+    (diagonals of square ones will do) and `scale`.
+    """
     with double():
         matrices = as_float(matrices)
         room = _room(matrices)

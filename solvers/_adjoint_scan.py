@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._precision import context
+from ._precision import context, precision_of
 
 ADJOINTS = ("stored", "blocked", "direct")
 
@@ -95,9 +95,7 @@ def _backward(step, transposed, cotangents, keep, residuals, bars):
         here, x_bar = cotangents(params, states, x, states_bar, outputs_bar)
         return (state_bar, jax.tree.map(jnp.add, params_bar, here)), x_bar
 
-    # the caller's precision context has been left by the time that a cotangent arrives
-    is_double = any(leaf.dtype in (jnp.float64, jnp.complex128) for leaf in jax.tree.leaves((params, states)))
-    with context("double" if is_double else "single"):
+    with context(precision_of((params, states))):
         whole, rest = _split((inputs, outputs_bar))
         carry, rest_bar = (state_bar, jax.tree.map(jnp.zeros_like, params)), None
         if _length(rest):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._precision import context
+from ._precision import context, precision_of
 
 CAUSAL_ADJOINTS = ("tape", "blocked", "direct")
 
@@ -86,9 +86,7 @@ def causal_scan(
     def run(params, constants, xs):
         return march(params, constants, xs, False)[0]
 
-    # Both are traced late, when the caller's precision context has been left.
-    double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
-    precision = "double" if double else "single"
+    precision = precision_of(params)
 
     def forward(params, constants, xs):
         with context(precision):

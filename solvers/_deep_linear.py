@@ -54,6 +54,16 @@ class DeepLinearHistory(NamedTuple):
     data: Any
     sites: tuple[Site, ...]
 
+    @property
+    def depth(self) -> int:
+        """Number of hidden layers."""
+        return len(self.sites)
+
+    def layer(self, l: int):
+        """`C_k`, `C_g`, `K_psi`, `G_zeta` of a hidden layer, 0..depth-1."""
+        site = self.sites[l]
+        return site.C_k, site.C_g, site.K_psi, site.G_zeta
+
 
 def deep_linear_row(data, inputs: DeepLinearInputs, history: DeepLinearHistory, time, x) -> DeepLinearHistory:
     """The row of one time: backward through the layers, through the data, and forward again."""

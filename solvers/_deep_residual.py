@@ -25,6 +25,15 @@ class ResidualHistory(NamedTuple):
     C_k: Any
     C_g: Any
 
+    @property
+    def depth(self) -> int:
+        """Number of hidden layers."""
+        return self.C_k.shape[1]
+
+    def layer(self, l: int):
+        """`C_k`, `C_g`, and the own `K_psi`, `G_zeta` of a hidden layer, 0..depth-1."""
+        return self.C_k[:, l], self.C_g[:, l], self.K[:, l, self.depth + l], self.G[:, l, l]
+
 
 def residual_row(data, inputs: DeepLinearInputs, history: ResidualHistory, time, x) -> ResidualHistory:
     """The row of one time: down the stream, through the data, and up again."""

@@ -26,6 +26,12 @@ def context(precision: str):
     return double() if precision == "double" else single()
 
 
+def precision_of(tree: Any) -> str:
+    """`"double"` if a leaf is: what a reverse pass needs, which begins when the caller's context has been left."""
+    wide = any(leaf.dtype in (np.float64, np.complex128) for leaf in jax.tree.leaves(tree))
+    return "double" if wide else "single"
+
+
 def in_precision(function: Callable, precision: str) -> Callable:
     """`function(floats, rest)`, differentiable in `floats`, with its reverse pass in the same precision context.
 

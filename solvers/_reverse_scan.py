@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._precision import context
+from ._precision import context, precision_of
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -50,9 +50,7 @@ def _backward(step, residuals, cotangents):
         here, state_bar, x_bar = transpose((state_bar, output_bar))
         return (state_bar, jax.tree.map(jnp.add, params_bar, here)), x_bar
 
-    # the caller's precision context has been left by the time that a cotangent arrives
-    is_double = any(leaf.dtype in (jnp.float64, jnp.complex128) for leaf in jax.tree.leaves((params, states)))
-    with context("double" if is_double else "single"):
+    with context(precision_of((params, states))):
         start = state_bar, jax.tree.map(jnp.zeros_like, params)
         (state_bar, params_bar), inputs_bar = jax.lax.scan(
             pull_back, start, (states, inputs, outputs_bar), reverse=True

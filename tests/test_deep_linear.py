@@ -201,7 +201,11 @@ def linear_regression(protocol, kernel, start_power, sample_ratio, noise, modes=
     return np.array(test) / 2, np.array(train) / 2
 
 
-@pytest.mark.parametrize(("sample_ratio", "residual"), [(2.0, False), (np.inf, False), (2.0, True)])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("sample_ratio", "residual"), [(2.0, False), slow(np.inf, False), slow(2.0, True)])
 def test_lazy_limit_is_linear_regression(sample_ratio, residual):
     depth, q, readout = 2, 0.8**2, 1.3**2
     # the tangent kernel of an infinitely wide network, over the input's: one term a weight matrix
@@ -230,6 +234,7 @@ def test_infinite_width_is_the_limit_of_large_width():
         np.testing.assert_allclose(np.abs(at(1e5) / infinite - 1).max(), 10 * error, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_many_samples_are_the_population():
     many, all_of_them = structured(sample_ratio=1e9), structured(sample_ratio=np.inf)
     protocol = lx.GradientDescent(RATES, 0.4)
@@ -242,6 +247,7 @@ def test_many_samples_are_the_population():
         np.testing.assert_allclose(theory.train_loss, population.test_loss + 0.3**2 / 2, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_modes_may_be_split():
     """White data of unit power are any number of equal modes."""
     protocol = lx.GradientDescent(RATES, 0.4)
@@ -274,6 +280,7 @@ def test_extra_gradient():
 WIDER_IS_BETTER = {"mup": (0.0373, 0.0238, 0.0176, 0.0146, 0.0125), "ntk": (0.0373, 0.154, 0.238, 0.280, 0.309)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameterization", ["mup", "ntk"])
 def test_wider_is_better(parameterization):
     protocol, task = lx.GradientDescent(0.04, steps=20), lx.tasks.isotropic()

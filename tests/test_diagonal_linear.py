@@ -159,6 +159,7 @@ def half_jumps(size, path, count):
     return np.array(found)
 
 
+@pytest.mark.slow
 def test_jump_times_approach_the_limit_like_one_over_the_logarithm():
     path = LIMIT.jumps(TASK)
     sizes = np.array([10, 20, 40, 80])
@@ -169,6 +170,7 @@ def test_jump_times_approach_the_limit_like_one_over_the_logarithm():
     np.testing.assert_allclose(slopes, -1, atol=0.15)
 
 
+@pytest.mark.slow
 def test_comparison_of_the_progress():
     report = lx.compare(LIMIT, TASK, TIMES, sizes=(15, 30, 60), seeds=16, quantities=("progress",))
     assert report.agrees
@@ -195,6 +197,7 @@ def test_the_loss_is_differentiable_on_a_plateau():
     np.testing.assert_allclose(jax.grad(loss)(0.0), (loss(1e-4) - loss(-1e-4)) / 2e-4, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_many_designs_at_once():
     designs = np.stack([X, X[:, ::-1], X * np.arange(1, 7)])
     together = jax.vmap(lambda x: LIMIT.jumps(lx.problems.Dataset(x, Y)).times)(jnp.asarray(designs, jnp.float32))

@@ -30,6 +30,7 @@ def test_the_edge_after_training(ratio, edge):
     np.testing.assert_allclose(limit.solve(task, protocol).extras["bulk_edge"][-1], edge, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs_per_unit", [0.5, 2.0])
 def test_networks_approach_it(outputs_per_unit):
     momentum = lx.GradientDescent(0.05, momentum=0.5, steps=20)
@@ -68,6 +69,7 @@ def test_gradients():
         np.testing.assert_allclose(found[i], difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_readout_does_not_train():
     limit, task, protocol = solve()
     net = limit.finite(task, size=20)

@@ -93,6 +93,7 @@ def test_zero_richness_is_gradient_descent_with_the_static_kernel():
     np.testing.assert_allclose(linear(richness=1e-3).predictions, f[:, :3], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_small_richness_approaches_the_static_kernel_for_nonlinear_networks():
     limit = lambda richness: limits.MLP(2, "tanh", richness, bias_scale=0.3)  # noqa: E731
     lazy, near = (limit(r).solve(TASK, PROTOCOL, **SMALL) for r in (0.0, 0.02))
@@ -100,7 +101,7 @@ def test_small_richness_approaches_the_static_kernel_for_nonlinear_networks():
     np.testing.assert_allclose(near.test_predictions, lazy.test_predictions, atol=0.02)
 
 
-@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("wide", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_gradients_through_the_front_door(wide):
     with jax.enable_x64(wide):
         rates = jnp.full(STEPS, 0.2)

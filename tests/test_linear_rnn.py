@@ -68,6 +68,7 @@ def test_the_loss_is_the_integral_and_vanishes_at_the_target():
     assert all(np.max(np.abs(np.asarray(g))) < 1e-12 for g in at_target.gradient)
 
 
+@pytest.mark.slow
 def test_the_inverse_of_large_matrices():
     W, u, v = random_weights(40)
     with jax.enable_x64(True):
@@ -208,6 +209,7 @@ def test_gradients():
         np.testing.assert_allclose(np.vdot(slopes[field], direction), difference, rtol=1e-6, err_msg=field)
 
 
+@pytest.mark.slow
 def test_outliers_are_differentiable_whatever_the_global_flag():
     def final(decay):
         protocol = lx.GradientDescent(0.1, steps=25)
@@ -216,6 +218,7 @@ def test_outliers_are_differentiable_whatever_the_global_flag():
     np.testing.assert_allclose(jax.grad(final)(0.3), (final(0.301) - final(0.299)) / 0.002, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_traced_and_concrete_agree():
     limit, protocol = lx.limits.LinearRNN(0.2), VARIED
     traced = jax.jit(lambda p: limit.solve(OSCILLATOR, p, throw=False, order=1).test_loss)(protocol)
@@ -246,6 +249,7 @@ def test_unstable_matrices_are_never_resolved(eigenvalue):
         assert not solvers.fit_impulse_response(*weights, 0.3, 0.0).remainder < solvers.UNRESOLVED
 
 
+@pytest.mark.slow
 def test_only_the_recurrent_matrix_trains_if_asked():
     limit = lx.limits.LinearRNN(0.1, recurrent_only=True)
     net = limit.finite(INTEGRATOR, size=30)

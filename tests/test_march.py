@@ -147,6 +147,7 @@ def test_two_layer_product_formula():
         np.testing.assert_allclose(out.G.equal_time[:, 0, 0, 0], (plus + minus) / 2, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_whitened_inputs_are_one_direction():
     steps, y = 10, np.array([1.0, -0.5, 0.8])
     with jax.enable_x64(True):
@@ -160,6 +161,7 @@ def test_whitened_inputs_are_one_direction():
         np.testing.assert_allclose(out.Phi.equal_time[:, 1], H, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_leading_order_in_richness():
     richness, y, errors = 0.05, 1.0, []
     with jax.enable_x64(True):
@@ -184,7 +186,7 @@ def test_reversing_the_layers_of_a_linear_network_swaps_its_kernels():
         np.testing.assert_allclose(there.Phi.equal_time, back.G.equal_time[:, ::-1], atol=1e-12)
 
 
-@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("depth", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_sampled_march_is_causal_and_starts_at_zero(depth):
     with jax.enable_x64(True):
         long, short = (make_inputs(depth, 6)._replace(**cut(make_inputs(depth, 6), n)) for n in (6, 4))
@@ -199,6 +201,7 @@ def cut(inputs, steps):
     return {name: getattr(inputs, name)[:steps] for name in ("learning_rate", "momentum", "weight_decay")}
 
 
+@pytest.mark.slow
 def test_a_test_point_changes_nothing():
     with jax.enable_x64(True):
         for solve in (sampled, exact):

@@ -79,6 +79,7 @@ def test_bounds(best):
     assert values[0] > best.value
 
 
+@pytest.mark.slow
 def test_hard_phase_with_momentum():
     task = lx.tasks.power_law(10**6, 3.0, 1.5, noise=0.5)
     protocol = lx.OnlineSGD(0.1, steps=60)

@@ -16,6 +16,7 @@ def population(width_ratio, parameterization="mup", protocol=RATE):
     return lx.sharpness(limit, POPULATION, protocol)
 
 
+@pytest.mark.slow
 def test_wider_is_as_sharp_in_mup_and_flatter_in_ntk():
     expected = {
         (1.0, "mup"): (4.364, 10.644),

@@ -165,6 +165,7 @@ def test_networks_approach_the_theory_like_the_root_of_their_width():
         assert -0.65 < report.rate[name] < -0.35
 
 
+@pytest.mark.slow
 def test_other_weights_of_anisotropic_data_are_followed_too():
     x = WHITE * np.arange(1, DIM + 1) ** -0.5
     task = tasks.from_arrays(x, x @ TEACHER, x[:3], x[:3] @ TEACHER)
