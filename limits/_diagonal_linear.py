@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ..nets import DiagonalLinear as Network
 from ..nets import Ensemble
-from ..nets._diagonal_linear import check_problem, losses, normal_equations
+from ..nets._gradient_flow import check_problem, losses, normal_equations
 from ..problems import CONVERGED, NOT_CONVERGED, Dataset, Trajectory, check
 from ..problems import _checks as checks
 from ..solvers import Jumps, alternating_flow, as_float, double, in_precision, to_host
@@ -59,7 +59,7 @@ class DiagonalLinear(AbstractLimit):
 
         **Raises:** `ConvergenceError` when more than `jumps` jumps come before the last time.
         """
-        check_problem(task, protocol)
+        check_problem(task, protocol, "a DiagonalLinear")
         count = _count(task, jumps)
         with double():
             solution = _solve(task, protocol, count)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from ..nets import Ensemble
 from ..nets import SmallInitialization as Network
-from ..nets._diagonal_linear import losses, normal_equations
-from ..nets._small_initialization import check_problem, kernel_share, steps_between, target_direction
+from ..nets._gradient_flow import check_problem, losses, normal_equations
+from ..nets._small_initialization import kernel_share, steps_between, target_direction
 from ..problems import CONVERGED, DIVERGED, Dataset, Trajectory, check, first_divergence
 from ..problems import _checks as checks
 from ..solvers import as_float, double, in_precision, to_host, two_layer_flow
@@ -61,7 +61,7 @@ class SmallInitialization(AbstractLimit):
         `coefficients` $\hat\beta$ `[times, dim]` and `kernel_share` `[times]`, the part of the trace of the tangent
         kernel that lies in the direction of the least-squares solution: $1/D$ at first, $2/(D+1)$ when aligned.
         """
-        check_problem(task, protocol)
+        check_problem(task, protocol, "a SmallInitialization")
         with double():
             solution = _solve(self.init_scale, task, protocol, steps_between(task, protocol, self.init_scale))
         record, diverged, code = to_host(solution)

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..problems import Dataset, GradientFlow, default_key
 from ..problems import _checks as checks
+from ..problems import default_key
 from ..solvers import as_float, diagonal_coefficients, diagonal_flow, double
 from ._base import AbstractNet, Ensemble, Frozen
 from ._batches import no_steps
+from ._gradient_flow import check_inputs, check_problem, learned, losses, normal_equations
 
 
 class DiagonalWeights(eqx.Module):
@@ -71,49 +72,12 @@ class DiagonalLinear(AbstractNet):
         """
         del key
         no_steps(steps)
-        check_problem(task, protocol)
+        check_problem(task, protocol, "a DiagonalLinear")
         single = jax.tree.map(lambda w: w[:, 0], weights)
-        if single.plus.shape[-1] != task.dim:
-            raise ValueError(
-                f"task must have the network's {single.plus.shape[-1]} input dimensions; it has {task.dim}."
-            )
-        dtype = single.plus.dtype
+        check_inputs(task, single.plus)
         with double():
             final, record = _run(single, task, protocol, np.asarray(float(self.size)))
-        final, record = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), dtype), (final, record))
-        record["loss_convention"] = "half_mean_square"
-        record["attributes"] = (("size", self.size),)
-        return jax.tree.map(lambda w: w[:, None], final), record
-
-
-def check_problem(task, protocol) -> None:
-    """**Raises:** `TypeError` and `ValueError` for what a diagonal linear network cannot learn."""
-    checks.instance("task", task, Dataset, "a fixed data set (sphere, digits, from_arrays)")
-    checks.instance("protocol", protocol, GradientFlow, "GradientFlow for a DiagonalLinear")
-    if task.y.ndim != 1:
-        raise ValueError(f"y must have shape [samples] for a network with one output; its shape is {task.y.shape}.")
-
-
-def losses(task, coefficients) -> dict[str, Any]:
-    """Half mean squares of linear functions `[..., dim]`, on the training side and on the test side if there is one."""
-    found = {"train_loss": _half_mean_square(task.x, task.y, coefficients)}
-    if task.has_test and task.y_test is not None:
-        found["test_loss"] = _half_mean_square(task.x_test, task.y_test, coefficients)
-    return found
-
-
-def normal_equations(task: Any):
-    """$X^TX/P$ and $X^Ty/P$."""
-    x, y = as_float((task.x, task.y))
-    return (
-        jnp.matmul(x.T, x, precision="highest") / x.shape[0],
-        jnp.matmul(x.T, y, precision="highest") / x.shape[0],
-    )
-
-
-def _half_mean_square(x, y, coefficients):
-    x, y = as_float((x, y))
-    return jnp.mean((jnp.matmul(coefficients, x.T, precision="highest") - y) ** 2, axis=-1) / 2
+        return learned(weights, final, record, self.size)
 
 
 def _draw(design, dim: int, size: int, key) -> DiagonalWeights:

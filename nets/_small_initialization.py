@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..problems import Dataset, GradientFlow, default_key
 from ..problems import _checks as checks
+from ..problems import default_key
 from ..solvers import as_float, double, integrate
 from ._base import AbstractNet, Ensemble, Frozen
 from ._batches import no_steps
-from ._diagonal_linear import losses, normal_equations
+from ._gradient_flow import check_inputs, check_problem, learned, losses, normal_equations
 
 # Time of a step over the shortest time of the flow, and the largest number of steps from one time to the next.
 _RESOLUTION = 0.03
@@ -72,13 +72,9 @@ class SmallInitialization(AbstractNet):
         """
         del key
         no_steps(steps)
-        check_problem(task, protocol)
+        check_problem(task, protocol, "a SmallInitialization")
         single = jax.tree.map(lambda w: w[:, 0], weights)
-        if single.hidden.shape[-1] != task.dim:
-            raise ValueError(
-                f"task must have the network's {single.hidden.shape[-1]} input dimensions; it has {task.dim}."
-            )
-        dtype = single.hidden.dtype
+        check_inputs(task, single.hidden)
         with double():
             final, record, hidden, direction = _run(
                 single, task, protocol, steps_between(task, protocol, self.design.init_scale)
@@ -87,18 +83,7 @@ class SmallInitialization(AbstractNet):
         finite = np.all(np.isfinite(hidden), axis=(-2, -1))
         first = np.linalg.eigh(np.where(finite[..., None, None], hidden, 0.0))[1][..., -1]
         record["extras"]["kernel_alignment"] = np.where(finite, (first @ direction) ** 2, np.nan)
-        final, record = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), dtype), (final, record))
-        record["loss_convention"] = "half_mean_square"
-        record["attributes"] = (("size", self.width),)
-        return jax.tree.map(lambda w: w[:, None], final), record
-
-
-def check_problem(task, protocol) -> None:
-    """**Raises:** `TypeError` and `ValueError` for what a two-layer linear network cannot learn by gradient flow."""
-    checks.instance("task", task, Dataset, "a fixed data set (sphere, digits, from_arrays)")
-    checks.instance("protocol", protocol, GradientFlow, "GradientFlow for a SmallInitialization")
-    if task.y.ndim != 1:
-        raise ValueError(f"y must have shape [samples] for a network with one output; its shape is {task.y.shape}.")
+        return learned(weights, final, record, self.width)
 
 
 def steps_between(task, protocol, init_scale) -> int:
