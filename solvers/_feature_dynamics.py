@@ -1,0 +1,192 @@
+r"""Training of random features in the time domain: causal response and correlation matrices, exact in one march."""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from ._mode_bins import ModeBins
+from ._precision import HIGHEST
+
+
+class Responses(NamedTuple):
+    r"""How a mode answers a push, lower triangular in time.
+
+    - `integrated`: $G_k = (I + \lambda_k Q)^{-1} Q$, the answer to a force on the gradient.
+    - `transfer`: $H_k = I - \lambda_k G_k$, to a push of the error itself.
+    - `samples`: $R_1$, of the residuals on the samples to a change of their labels.
+    - `residual`: by how much the self-consistent equation for $Q$ fails; rounding, unless training diverges.
+    """
+
+    integrated: Float[Array, "bins times times"]
+    transfer: Float[Array, "bins times times"]
+    samples: Float[Array, "times times"]
+    residual: Float[Array, ""]
+
+
+class FeatureDynamics(NamedTuple):
+    """Learning curves without a factor of one half, and what they are the diagonal of.
+
+    - `test`: the excess risk; `train`: the mean square residual on the samples, or on the next batch.
+    - `correlation`: of the error between two times, positive semidefinite.
+    - `residual`: see `Responses`.
+    """
+
+    test: Float[Array, " times"]
+    train: Float[Array, " times"]
+    correlation: Float[Array, "times times"]
+    residual: Float[Array, ""]
+
+
+_product = partial(jnp.matmul, precision=HIGHEST)
+
+
+def feature_responses(
+    bins: ModeBins,
+    integrator: Float[Array, "times times"],
+    inverse_features: Float[ArrayLike, ""],
+    inverse_samples: Float[ArrayLike, ""],
+) -> Responses:
+    r"""Solves $Q = S R_1 R_3$, $R_1 = I - D/P$, $R_3 = I - D/N$, $D = \sum_k \lambda_k (I + \lambda_k Q)^{-1} Q$.
+
+    All these are power series in the `integrator` $S$: they commute, and Newton's method for the inverse
+    $\kappa = Q^{-1}$, which is $\kappa R_1 R_3 = S^{-1}$, never needs more than products and triangular solves. $S$
+    is nilpotent, so each step doubles the number of exact subdiagonals, and $\log_2$ of the number of times is all
+    of them. It starts at large $\kappa$, from where every step overshoots to the safe side.
+    """
+    lam, W = bins.eigenvalues[:, None, None], bins.weights
+    one = jnp.eye(integrator.shape[0], dtype=integrator.dtype)
+
+    def trace(weights, a):
+        return jnp.tensordot(weights, a, axes=1, precision=HIGHEST)
+
+    def newton(bins, S, inverse_features, inverse_samples, ratio):
+        """One step for $Q = S$ `ratio`."""
+        G = _integrated(bins, _product(S, ratio))
+        D = trace(bins.weights, G)
+        R1, R3 = one - D * inverse_samples, one - D * inverse_features
+        # kappa d/dkappa of R1 R3, from -kappa d/dkappa of D
+        falls = D - trace(bins.weights * bins.eigenvalues, _product(G, G))
+        slope = _product(falls, R3 * inverse_samples + R1 * inverse_features)
+        target = _product(R1, R3)
+        return _solve(ratio + slope, _product(ratio, target + slope)), jnp.max(jnp.abs(target - ratio))
+
+    params = bins, integrator, inverse_features, inverse_samples
+    frozen = jax.lax.stop_gradient(params)
+    far = jnp.sum(frozen[0].weights) * (frozen[2] + frozen[3])
+    ratio = _solve(one + far * frozen[1], one)
+    steps = math.ceil(math.log2(one.shape[0])) + 1
+    ratio = jax.lax.fori_loop(0, steps, lambda _, ratio: newton(*frozen, ratio)[0], ratio)
+    # at the solution one more step carries the whole derivative
+    ratio, residual = newton(*params, jax.lax.stop_gradient(ratio))
+    G = _integrated(bins, _product(integrator, ratio))
+    return Responses(G, one - lam * G, one - trace(W, G) * inverse_samples, residual)
+
+
+def feature_dynamics(
+    bins: ModeBins,
+    noise_power: Float[ArrayLike, ""],
+    integrator: Float[Array, "times steps"],
+    inverse_features: Float[ArrayLike, ""],
+    inverse_samples: Float[ArrayLike, "*steps"],
+    *,
+    fresh: bool = False,
+    shared_features: bool = True,
+    shared_samples: bool = True,
+) -> FeatureDynamics:
+    r"""Learning curves of gradient descent with $N$ random features, from $P$ samples or from fresh batches.
+
+    With $\mathbf 1$ the vector of ones over times, the error correlation $C$ and that of the features' field, $X$, obey
+
+    $$\begin{aligned}
+    C &= \sum_k \lambda_k \left[ w_k^2 (H_k \mathbf 1)(H_k \mathbf 1)^T + \tfrac1N G_k X G_k^T
+         + \lambda_k G_k K G_k^T \right], \\
+    X &= \sum_k \lambda_k \left[ \lambda_k w_k^2 (H_k \mathbf 1)(H_k \mathbf 1)^T + \tfrac{\lambda_k}N G_k X G_k^T
+         + H_k K H_k^T \right],
+    \end{aligned}$$
+
+    with $K = (C + \sigma^2 \mathbf 1 \mathbf 1^T)/P$, or, for batches of $B_t$ that are seen once, the diagonal of
+    $(C + \sigma^2)/B_t$. $G_k$ is strictly causal, so the rows follow from each other: no iteration. The train loss
+    is the diagonal of $R_1 (C + \sigma^2 \mathbf 1 \mathbf 1^T) R_1^T$.
+
+    Time is $O(\mathrm{bins} \times \mathrm{steps}^3)$, memory $O(\mathrm{bins} \times \mathrm{steps}^2)$: for a few
+    hundred steps; `two_point_loss` and `one_point_loss` go further. With fresh batches the own-mode term of order
+    $\lambda_k^2/B$ of `second_moment` is not in this limit.
+
+    **Arguments:**
+
+    - `bins`, `noise_power`: the spectrum and the teacher; $\sigma^2$.
+    - `integrator`: what a force at a step does at each time, `c` of `linear_optimiser`; any optimiser without decay.
+    - `inverse_features`: $1/N$.
+    - `inverse_samples`: $1/P$, or, if `fresh`, $1/B$ or $1/B_t$.
+    - `fresh`: whether every step has new samples.
+    - `shared_features`, `shared_samples`: as for `two_point_loss`.
+
+    ??? cite
+
+        A Dynamical Model of Neural Scaling Laws (arXiv 2402.01092).
+    """
+    times, steps = integrator.shape
+    S = jnp.pad(integrator, ((0, 0), (0, 1)))
+    inverse_samples = jnp.asarray(inverse_samples, S.dtype)
+    H: Float[Array, "bins times times"]
+    G, H, R1, residual = feature_responses(bins, S, inverse_features, 0.0 if fresh else inverse_samples)
+
+    coupling = jnp.ones_like(S) * inverse_samples
+    if fresh:
+        coupling = jnp.diag(jnp.pad(jnp.broadcast_to(inverse_samples, (steps,)), (0, 1)))
+    coupling = coupling if shared_samples else jnp.zeros_like(S)
+    correlation = _march(bins, noise_power, G, H, inverse_features if shared_features else 0.0, coupling)
+
+    train = jnp.sum(_product(R1, correlation + noise_power) * R1, axis=1)
+    if not shared_samples:
+        train = jnp.full_like(train, jnp.nan)
+    return FeatureDynamics(jnp.diagonal(correlation), train, correlation, residual)
+
+
+def _march(bins: ModeBins, noise_power, G, H, inverse_features, coupling):
+    """The error correlation, row by row; a row is complete up to its own time, then the column follows by symmetry."""
+    lam, W = bins.eigenvalues, bins.weights
+    decay = jnp.sum(H, axis=2)
+    times = jnp.arange(coupling.shape[0])
+
+    def start(weights):
+        return jnp.einsum("k,kt,ks->ts", weights, decay, decay, precision=HIGHEST)
+
+    def weigh(a, response):
+        """$\\sum_k \\lambda_k a_k R_k^T$, one row."""
+        return jnp.einsum("k,ks,kts->t", W, a, response, precision=HIGHEST)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def step(state, now):
+        X, K = state
+        t, C_start, X_start, coupled = now
+
+        def insert(a, row):
+            row = jnp.where(times <= t, row, 0.0)
+            return a.at[t].set(row).at[:, t].set(row)
+
+        g, h = G[:, t], H[:, t]
+        through = inverse_features * _product(g, X)
+        C_row = C_start + weigh(through + lam[:, None] * _product(g, K), G)
+        K = insert(K, coupled * (C_row + noise_power))
+        X_row = X_start + weigh(lam[:, None] * through, G) + weigh(_product(h, K), H)
+        return (insert(X, X_row), K), jnp.where(times <= t, C_row, 0.0)
+
+    nothing = jnp.zeros_like(coupling)
+    inputs = times, start(W * bins.teacher_power), start(W * lam * bins.teacher_power), coupling
+    _, C = jax.lax.scan(step, (nothing, nothing), inputs)
+    return C + jnp.tril(C, -1).T
+
+
+def _integrated(bins: ModeBins, Q: Float[Array, "times times"]) -> Float[Array, "bins times times"]:
+    one = jnp.eye(Q.shape[0], dtype=Q.dtype)
+    solve = jax.vmap(lambda eigenvalue: _solve(one + eigenvalue * Q, Q))
+    return solve(bins.eigenvalues)
+
+
+def _solve(a, b):
+    return jax.scipy.linalg.solve_triangular(a, b, lower=True)
