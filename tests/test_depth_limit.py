@@ -1,6 +1,8 @@
-"""What depth_limit refuses."""
+"""Residual networks approach the limit of infinite depth, and what it refuses."""
 
 import limitax as lx
+import numpy as np
+import pytest
 
 from .helpers import raises
 
@@ -15,3 +17,17 @@ def test_bad_input():
         lx.depth_limit(LIMIT, TASK, PROTOCOL, depths=(5, 3, 9))
     with raises(ValueError, "depths must be at least 2; it is 1."):
         lx.depth_limit(LIMIT, TASK, PROTOCOL, depths=(1, 3, 9))
+
+
+@pytest.mark.slow
+def test_depths_approach_it_like_their_inverse():
+    limit = lx.depth_limit(LIMIT, TASK, PROTOCOL)
+    for loss in ("test_loss", "train_loss"):
+        at, error = getattr(limit, loss), limit.extras[f"{loss}_error"]
+        assert np.max(error / at) < 2e-3
+        away = [
+            getattr(lx.limits.DeepLinear(1 + n, 1.0, 1.5, 0.7, residual=True).solve(TASK, PROTOCOL), loss)[-1] - at[-1]
+            for n in (24, 48)
+        ]
+        assert abs(away[1]) > 3 * error[-1]
+        np.testing.assert_allclose(away[0] / away[1], 2.0, atol=0.1)

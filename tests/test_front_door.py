@@ -100,3 +100,21 @@ def test_optimise_a_hyperparameter_of_the_mlp():
     assert best.value < float(limit.solve(task, protocol).train_loss[-1])
     assert np.all(best.protocol.momentum < 1)
     assert jnp.ndim(best.limit.richness) == 0
+
+
+def test_proportional_limit_and_spectra():
+    limit = lx.limits.DeepLinear(
+        depth=2, width_ratio=1.0, richness=4.0, init_scale=0.5, readout_scale=1.0, parameterization="mup"
+    )
+    task = lx.tasks.isotropic(sample_ratio=2.0, noise=0.3)
+    theory = limit.solve(task, lx.GradientDescent(learning_rate=0.04, steps=24))
+    assert theory.test_loss.shape == theory.train_loss.shape == (25,)
+    assert theory.loss_convention == "half_mean_square"
+    online = limit.solve(task, lx.OnlineSGD(learning_rate=0.04, steps=24, batch_ratio=2.0))
+    assert online.test_loss[-1] < theory.test_loss[-1]
+    spectrum = lx.spectrum(limit, theory, layer=1)
+    assert spectrum.bulk_edge.shape == (25,)
+    assert spectrum.outliers.shape[0] == 25
+    assert np.isnan(spectrum.outliers[0, 0])
+    assert 0 < spectrum.escape_step < 24
+    assert np.all(spectrum.density(np.linspace(0.01, 0.9, 5), step=-1) > 0)
