@@ -22,17 +22,23 @@ from ._mode_bins import ModeBins
 from ._precision import HIGHEST
 from ._second_moment import Drive
 
-_ASPECT = 0.7  # height of the ellipse; small enough for |1 - eta z| <= 1 on most of it
+_HEIGHT, _HEIGHT_SHARE = 0.7, 0.6  # of the ellipse, and of the way to where steps no longer contract
 _OFFSET = 4.0  # the ellipse is logarithmic down to this many inverse horizons
-_MARGIN_LEFT, _MARGIN_RIGHT = 1.5, 0.15  # it passes the origin and the edge at these logarithmic distances
-_NODES_PER_DIGIT = 0.7  # measured: of log(2 steps) log(1 / tolerance)
+_BEYOND_ZERO, _BEYOND_EDGE = 1.5, 0.15  # it passes the ends of the spectrum at these logarithmic distances
+_EDGE_SHARE = 0.3  # of that way at the right end; measured
+_NODES = 0.7  # measured, in units of log(2 steps) log(1 / tolerance)
 
 
 class Contour(NamedTuple):
-    r"""The upper half of a contour: $\oint f(z)\, dz / 2\pi i = 2\,\mathrm{Re} \sum_j q_j f(z_j)$ for real $f$."""
+    r"""The upper half of a contour: $\oint f(z)\, dz / 2\pi i = 2\,\mathrm{Re} \sum_j q_j f(z_j)$ for real $f$.
+
+    `error` estimates what the sum misses, relative to the losses: right to a digit where momentum limits the height,
+    too large by up to three digits for rates near the stability edge. Its logarithm is proportional to the nodes.
+    """
 
     z: Complex[Array, " nodes"]
     q: Complex[Array, " nodes"]
+    error: Float[Array, ""]
 
 
 class TwoPointLoss(NamedTuple):
@@ -40,13 +46,15 @@ class TwoPointLoss(NamedTuple):
 
     - `test`: the excess risk.
     - `train`: the mean square residual on the training samples.
-    - `monitor`: $\max |p_t(z_j)|$. The losses carry an absolute error of about `1e-16 * monitor**2` of the first
-      one; a schedule beyond the stability edge shows here first.
+    - `monitor`: $\max |p_t(z_j)|$. Rounding is about `1e-16 * monitor**2` of the first loss; a schedule beyond the
+      stability edge shows here first.
+    - `error`: see `Contour`; it is large for rates so close to the stability edge that more `nodes` are needed.
     """
 
     test: Float[Array, " times"]
     train: Float[Array, " times"]
     monitor: Float[Array, ""]
+    error: Float[Array, ""]
 
 
 class ComplexModes(NamedTuple):
@@ -59,7 +67,7 @@ class ComplexModes(NamedTuple):
 
 def contour_nodes(steps: int, tolerance: float = 1e-8) -> int:
     """How many nodes, both halves counted, reach a relative `tolerance` of the first loss; always even."""
-    return 2 * math.ceil(_NODES_PER_DIGIT / 2 * math.log(2 * max(steps, 8)) * math.log(1 / tolerance))
+    return 2 * math.ceil(_NODES / 2 * math.log(2 * max(steps, 1000)) * math.log(1 / tolerance))
 
 
 def training_horizon(drive: Drive) -> Float[Array, ""]:
@@ -74,20 +82,40 @@ def training_horizon(drive: Drive) -> Float[Array, ""]:
     return position
 
 
-def log_graded_contour(edge: Float[Array, ""], horizon: Float[Array, ""], nodes: int) -> Contour:
-    r"""An ellipse in $\log(z + \delta)$, $\delta = 4/\tau$, around $[0, \mathrm{edge}]$ with $\tau$ the `horizon`.
+def log_graded_contour(edge: Float[Array, ""], drive: Drive, nodes: int) -> Contour:
+    r"""An ellipse in $\zeta = \log(z + \delta)$ around $[0, \mathrm{edge}]$, $\delta = 4/\tau$ with $\tau$ the horizon.
 
     Its nodes are spread evenly over the decades between $1/\tau$ and the edge, so one set resolves all times up to
     the horizon; it passes the origin at $-0.78\,\delta$, where $|p_t| < e^{0.78 \cdot 4} = 22$. The integral does not
     depend on the contour, hence no derivative passes through it.
     """
+    edge, drive = jax.lax.stop_gradient((edge, drive))
     # a training of no length has no scale of its own
-    delta = _OFFSET / jnp.maximum(horizon, 1 / edge)
-    low, high = jnp.log(delta) - _MARGIN_LEFT, jnp.log(edge + delta) + _MARGIN_RIGHT
+    delta = _OFFSET / jnp.maximum(training_horizon(drive), 1 / edge)
+    low = jnp.log(delta) - _BEYOND_ZERO
+
+    # A step of rate r and momentum b contracts for r z in an ellipse around 1 + b of half axes 1 + b and 1 - b.
+    # Elsewhere p grows, so that the contour has to pass between the spectrum and the border of this ellipse.
+    momentum = drive.beta * drive.e2 / jnp.maximum(drive.e1 + drive.e2, jnp.finfo(edge.dtype).tiny)
+    flatness = (1 - momentum) / (1 + momentum)
+    room = jnp.clip(jnp.log(2 / edge) - jnp.log(drive.e1 + drive.e2 / (1 + drive.beta)), 0.07, 40.0)
+    least_room = jnp.min(room)
+    beyond = jnp.minimum(_EDGE_SHARE * least_room, _BEYOND_EDGE)
+    half = (jnp.log(edge + delta) + beyond - low) / 2
+    x = np.linspace(0, 1, 17)[1:]  # from the right end to the middle
+    border = jax.lax.map(lambda x: jnp.min(flatness * jnp.sqrt(jnp.expm1(room - beyond + x * half))), jnp.asarray(x))
+    border = jnp.min(border / np.sqrt(x * (2 - x)))
+    height = jnp.minimum(_HEIGHT, _HEIGHT_SHARE * border)
+
     theta = 2 * np.pi * (np.arange(nodes // 2) + 0.5) / nodes
-    zeta = (low + high) / 2 + (high - low) / 2 * np.cos(theta) + 1j * _ASPECT * np.sin(theta)
-    velocity = (1j * _ASPECT * np.cos(theta) - (high - low) / 2 * np.sin(theta)) / (1j * nodes)
-    return jax.lax.stop_gradient(Contour(jnp.exp(zeta) - delta, jnp.exp(zeta) * velocity))
+    zeta = low + half * (1 + np.cos(theta)) + 1j * height * np.sin(theta)
+    velocity = (1j * height * np.cos(theta) - half * np.sin(theta)) / (1j * nodes)
+
+    # the sum converges like exp(-nodes * strip): the strip of theta around the contour without singularity or growth
+    inside = height - jnp.sqrt(jnp.maximum(height**2 - 2 * half * beyond, 0.0))
+    outside = jnp.sqrt(height**2 + 2 * half * (least_room - beyond)) - height
+    strip = jnp.min(jnp.stack([inside, outside, height, border - height])) / half
+    return Contour(jnp.exp(zeta) - delta, jnp.exp(zeta) * velocity, jnp.exp(-nodes * strip))
 
 
 def two_point_tables(
@@ -102,13 +130,13 @@ def two_point_tables(
 ) -> Float[Array, "2 rows rows"]:
     r"""Quadratic forms of the test and of the train loss in the real vector $(\mathrm{Re}\,p, \mathrm{Im}\,p)$.
 
-    $$L = \oint\!\!\oint \frac{dz\, dz'}{(2\pi i)^2}\, p(z)\, p(z')\, c(z, z')
-    = 2\,\mathrm{Re} \sum_{ij} p_i \left(q_i q_j\, c(z_i, z_j)\, p_j + q_i \bar q_j\, c(z_i, \bar z_j)\, \bar p_j\right)$$
+    $$L = \oint\!\!\oint \frac{dz\, dz'}{(2\pi i)^2}\, p(z)\, p(z')\, c(z, z') = 2\,\mathrm{Re} \sum_{ij}
+    q_i p_i \left(c(z_i, z_j)\, q_j p_j + c(z_i, \bar z_j)\, \bar q_j \bar p_j\right)$$
 
     over the upper half. They hold for every schedule within the contour's horizon; `rows` is twice the nodes.
     """
     sizes = inverse_features, inverse_samples
-    z, q = contour
+    z, q, _ = contour
     scale = self_consistent_scale(bins, *sizes, -z)
     factor = sample_factor(bins, *sizes, -z, scale)
     couplings = inverse_features if shared_features else 0.0, inverse_samples if shared_samples else 0.0
@@ -127,11 +155,13 @@ def two_point_tables(
     return 2 * jnp.concatenate([top, bottom], -2)
 
 
-def two_point_losses(tables: Float[Array, "2 rows rows"], z: Complex[Array, " nodes"], drive: Drive) -> TwoPointLoss:
+def two_point_losses(tables: Float[Array, "2 rows rows"], contour: Contour, drive: Drive) -> TwoPointLoss:
     r"""Losses of one schedule: $p_t(z)$ by $q' = \beta q + z p$, $p' = p - e_1 z p - e_2 q'$, then the quadratic forms.
 
     Time is $O(\mathrm{steps} \times \mathrm{nodes}^2)$; in reverse mode memory is $O(\sqrt{\mathrm{steps}})$ states.
     """
+
+    z = contour.z
 
     def step(state, now):
         p, q = state
@@ -144,7 +174,7 @@ def two_point_losses(tables: Float[Array, "2 rows rows"], z: Complex[Array, " no
         return losses.T, jnp.max(jnp.abs(jax.lax.stop_gradient(p)), -1)
 
     losses, sizes = _blocked(step, record, (jnp.ones_like(z), jnp.zeros_like(z)), drive)
-    return TwoPointLoss(losses[:, 0], losses[:, 1], jnp.max(sizes))
+    return TwoPointLoss(losses[:, 0], losses[:, 1], jnp.max(sizes), contour.error)
 
 
 def two_point_loss(
@@ -180,13 +210,11 @@ def two_point_loss(
         Two-Point Deterministic Equivalence for Stochastic Gradient Dynamics in Linear Models (arXiv 2502.05074).
     """
     sizes = inverse_features, inverse_samples
-    contour = log_graded_contour(
-        spectral_edge(bins, *sizes), training_horizon(drive), nodes or contour_nodes(drive.e2.size)
-    )
+    contour = log_graded_contour(spectral_edge(bins, *sizes), drive, nodes or contour_nodes(drive.e2.size))
     tables = two_point_tables(
         bins, noise_power, contour, *sizes, shared_features=shared_features, shared_samples=shared_samples
     )
-    losses = two_point_losses(tables, contour.z, drive)
+    losses = two_point_losses(tables, contour, drive)
     return losses if shared_samples else losses._replace(train=jnp.full_like(losses.test, jnp.nan))
 
 
@@ -197,7 +225,7 @@ def complex_modes(bins: ModeBins, contour: Contour, inverse_features: Float[Arra
     $g = \tfrac1z \sum_k \lambda_k w_k^2 \kappa/(\lambda_k + \kappa)$ measures the target on them; the pole of $g$ at
     zero is what no feature can express. A mode has weight $2 q\, m z$ and teacher power $g / (m z)$.
     """
-    z, q = contour
+    z, q, _ = contour
     scale = self_consistent_scale(bins, inverse_features, 0.0, -z)
     count = -degrees_of_freedom(bins, scale)
     return ComplexModes(z, 2 * q * count, unlearned_power(bins, scale) / (z * count))
@@ -247,8 +275,9 @@ def one_point_loss(
 
         Two-Point Deterministic Equivalence for Stochastic Gradient Dynamics in Linear Models (arXiv 2502.05074).
     """
-    edge = spectral_edge(bins, inverse_features, 0.0)
-    contour = log_graded_contour(edge, training_horizon(drive), nodes or contour_nodes(drive.e2.size))
+    contour = log_graded_contour(
+        spectral_edge(bins, inverse_features, 0.0), drive, nodes or contour_nodes(drive.e2.size)
+    )
     return one_point_losses(complex_modes(bins, contour, inverse_features), noise_power, drive)
 
 

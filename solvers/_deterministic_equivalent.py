@@ -121,7 +121,7 @@ def sample_factor(
     r"""$r = 1 - \mathrm{df}_1(\kappa)/P$, the share of a residual that the samples leave in place."""
     df1 = degrees_of_freedom(bins, scale)
     # of the two factors the one that vanishes with the ridge has no digits left as a difference
-    vanishes = inverse_samples > inverse_features
+    vanishes = jnp.greater(inverse_samples, inverse_features)
     return jnp.where(vanishes, ridge / (scale * (1 - df1 * inverse_features)), 1 - df1 * inverse_samples)
 
 

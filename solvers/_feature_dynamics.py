@@ -12,7 +12,7 @@ from ._mode_bins import ModeBins
 from ._precision import HIGHEST
 
 
-class Responses(NamedTuple):
+class FeatureResponses(NamedTuple):
     r"""How a mode answers a push, lower triangular in time.
 
     - `integrated`: $G_k = (I + \lambda_k Q)^{-1} Q$, the answer to a force on the gradient.
@@ -32,7 +32,7 @@ class FeatureDynamics(NamedTuple):
 
     - `test`: the excess risk; `train`: the mean square residual on the samples, or on the next batch.
     - `correlation`: of the error between two times, positive semidefinite.
-    - `residual`: see `Responses`.
+    - `residual`: see `FeatureResponses`.
     """
 
     test: Float[Array, " times"]
@@ -49,7 +49,7 @@ def feature_responses(
     integrator: Float[Array, "times times"],
     inverse_features: Float[ArrayLike, ""],
     inverse_samples: Float[ArrayLike, ""],
-) -> Responses:
+) -> FeatureResponses:
     r"""Solves $Q = S R_1 R_3$, $R_1 = I - D/P$, $R_3 = I - D/N$, $D = \sum_k \lambda_k (I + \lambda_k Q)^{-1} Q$.
 
     All these are power series in the `integrator` $S$: they commute, and Newton's method for the inverse
@@ -83,7 +83,7 @@ def feature_responses(
     # at the solution one more step carries the whole derivative
     ratio, residual = newton(*params, jax.lax.stop_gradient(ratio))
     G = _integrated(bins, _product(integrator, ratio))
-    return Responses(G, one - lam * G, one - trace(W, G) * inverse_samples, residual)
+    return FeatureResponses(G, one - lam * G, one - trace(W, G) * inverse_samples, residual)
 
 
 def feature_dynamics(
@@ -129,15 +129,13 @@ def feature_dynamics(
 
         A Dynamical Model of Neural Scaling Laws (arXiv 2402.01092).
     """
-    times, steps = integrator.shape
     S = jnp.pad(integrator, ((0, 0), (0, 1)))
     inverse_samples = jnp.asarray(inverse_samples, S.dtype)
-    H: Float[Array, "bins times times"]
     G, H, R1, residual = feature_responses(bins, S, inverse_features, 0.0 if fresh else inverse_samples)
 
     coupling = jnp.ones_like(S) * inverse_samples
     if fresh:
-        coupling = jnp.diag(jnp.pad(jnp.broadcast_to(inverse_samples, (steps,)), (0, 1)))
+        coupling = jnp.diag(jnp.pad(jnp.broadcast_to(inverse_samples, integrator.shape[1:]), (0, 1)))
     coupling = coupling if shared_samples else jnp.zeros_like(S)
     correlation = _march(bins, noise_power, G, H, inverse_features if shared_features else 0.0, coupling)
 
@@ -157,8 +155,8 @@ def _march(bins: ModeBins, noise_power, G, H, inverse_features, coupling):
         return jnp.einsum("k,kt,ks->ts", weights, decay, decay, precision=HIGHEST)
 
     def weigh(a, response):
-        """$\\sum_k \\lambda_k a_k R_k^T$, one row."""
-        return jnp.einsum("k,ks,kts->t", W, a, response, precision=HIGHEST)
+        """$\\sum_k \\lambda_k a_k R_k^T$, row by row of `a`."""
+        return jnp.einsum("k,...ks,kts->...t", W, a, response, precision=HIGHEST)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(state, now):
@@ -171,9 +169,10 @@ def _march(bins: ModeBins, noise_power, G, H, inverse_features, coupling):
 
         g, h = G[:, t], H[:, t]
         through = inverse_features * _product(g, X)
-        C_row = C_start + weigh(through + lam[:, None] * _product(g, K), G)
+        to_C, to_X = weigh(jnp.stack([through + lam[:, None] * _product(g, K), lam[:, None] * through]), G)
+        C_row = C_start + to_C
         K = insert(K, coupled * (C_row + noise_power))
-        X_row = X_start + weigh(lam[:, None] * through, G) + weigh(_product(h, K), H)
+        X_row = X_start + to_X + weigh(_product(h, K), H)
         return (insert(X, X_row), K), jnp.where(times <= t, C_row, 0.0)
 
     nothing = jnp.zeros_like(coupling)
