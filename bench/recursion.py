@@ -3,6 +3,7 @@
 Every row is a ratio of two things timed in one process, or a count; seconds are printed to be read, not to be tested.
 """
 
+import math
 import time
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from ..limits import RandomFeatures
 from ..problems import OnlineSGD, tasks
 from ..solvers import ADJOINTS, Drive, double, power_law_bins, second_moment
+from ..solvers._second_moment import momentum_step, sgd_step
 from ..studies import optimise
 from ._clock import median_seconds, print_rows
 
@@ -41,10 +43,11 @@ def _gradients(steps: int, momentum: bool) -> list[dict[str, Any]]:
     def loss(drive, adjoint):
         return second_moment(bins, noise_power, drive, momentum=momentum, adjoint=adjoint)[-1]
 
-    programs = {"forward": jax.jit(lambda drive: loss(drive, "direct")).lower(drive).compile()}
-    for adjoint in ADJOINTS:
-        gradient = jax.jit(jax.value_and_grad(partial(loss, adjoint=adjoint)))
-        programs[adjoint] = gradient.lower(drive).compile()
+    losses = {adjoint: partial(loss, adjoint=adjoint) for adjoint in ADJOINTS}
+    losses["jax.checkpoint"] = partial(_checkpointed, bins, noise_power, momentum)
+    programs = {"forward": jax.jit(losses["direct"]).lower(drive).compile()}
+    for adjoint, function in losses.items():
+        programs[adjoint] = jax.jit(jax.value_and_grad(function)).lower(drive).compile()
     seconds = median_seconds(programs, drive)
     return [
         {
@@ -57,8 +60,19 @@ def _gradients(steps: int, momentum: bool) -> list[dict[str, Any]]:
             "forward_seconds": seconds["forward"],
             "temporary_MB": getattr(programs[adjoint].memory_analysis(), "temp_size_in_bytes", np.nan) / 2**20,
         }
-        for adjoint in ADJOINTS
+        for adjoint in losses
     ]
+
+
+def _checkpointed(bins, noise_power, momentum: bool, drive: Drive):
+    """The final loss by a plain scan over blocks of about the root of their number, each under `jax.checkpoint`."""
+    A, steps = bins.teacher_power, len(drive.e2)
+    size = max(size for size in range(1, math.isqrt(steps) + 1) if steps % size == 0)
+    step, inputs = (momentum_step, drive) if momentum else (sgd_step, (drive.e1 + drive.e2, drive.inverse_batch))
+    state = jnp.stack([A, jnp.zeros_like(A), jnp.zeros_like(A)]) if momentum else A
+    block = jax.checkpoint(lambda state, xs: jax.lax.scan(partial(step, (bins, noise_power)), state, xs))
+    state, _ = jax.lax.scan(block, state, jax.tree.map(lambda x: x.reshape(-1, size), inputs))
+    return jnp.sum(bins.weights * (state[0] if momentum else state))
 
 
 def _compile(steps: int) -> dict[str, Any]:

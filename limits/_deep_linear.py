@@ -165,7 +165,7 @@ class DeepLinear(AbstractLimit):
 
     def spectrum(self, trajectory: Trajectory, layer: int, *, count: int = 4) -> Spectrum:
         """See `lx.spectrum`; the spikes of $W^l$ are $g^{l+1}(s)$ and $k^l(s)$ at all earlier times s."""
-        return spiked_spectrum(self.spiked_matrices(trajectory, layer), count)
+        return spiked_spectrum(self.spiked_matrices(trajectory, layer), trajectory, count)
 
     def spiked_matrices(self, trajectory: Trajectory, layer: int) -> SpikedMatrix:
         """What `spiked_spectrum` needs of a weight matrix."""

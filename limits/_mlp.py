@@ -202,7 +202,7 @@ class MLP(AbstractLimit):
 
     def spectrum(self, trajectory: Trajectory, layer: int, *, count: int = 4) -> Spectrum:
         """See `lx.spectrum`; the spikes are the orthonormal directions that the march has revealed."""
-        return spiked_spectrum(self.spiked_matrices(trajectory, layer), count)
+        return spiked_spectrum(self.spiked_matrices(trajectory, layer), trajectory, count)
 
     def spiked_matrices(self, trajectory: Trajectory, layer: int) -> SpikedMatrix:
         """What `spiked_spectrum` needs of a weight matrix."""

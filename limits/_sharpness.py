@@ -58,7 +58,8 @@ def sharpness(limit: DeepLinear, task, protocol) -> Sharpness:
         raise ValueError("weight_decay must be 0: the sharpness with weight decay is not solved.")
 
     with double():
-        found = in_precision(_sharpness, "double")(as_float((limit, task, protocol)), fresh)
+        run = in_precision(lambda problem, _: _sharpness(problem, fresh), "double")
+        found = run(as_float((limit, task, protocol)), ())
     return to_host(found)
 
 

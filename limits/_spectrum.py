@@ -89,7 +89,9 @@ def spectrum(limit: AbstractLimit, trajectory: Trajectory, layer: int, *, count:
 
     **Arguments:**
 
-    - `limit`, `trajectory`: a `DeepLinear` or `MLP` limit, and what its `solve` returned.
+    - `limit`, `trajectory`: a `DeepLinear` or `MLP` limit, and what its `solve` returned. Rounded to single precision,
+      as it is on the way into a caller's compiled function without the global flag, it gives outliers to a few 1e-3
+      only; solve inside of that function instead.
     - `layer`: which weight matrix: 0..depth-1 for `DeepLinear`; 1..depth-1 for `MLP`, whose first matrix has a fixed
       number of columns.
     - `count`: outliers to look for at each time.
@@ -112,15 +114,17 @@ def spectrum(limit: AbstractLimit, trajectory: Trajectory, layer: int, *, count:
     return limit.spectrum(trajectory, layer, count=count)
 
 
-def spiked_spectrum(matrices: SpikedMatrix, count: int) -> Spectrum:
+def spiked_spectrum(matrices: SpikedMatrix, trajectory: Trajectory, count: int) -> Spectrum:
     """The spectrum of a matrix with a leading axis for replicas on every field, and then a time axis on `core`
-    (diagonals of square ones will do) and `scale`.
+    (diagonals of square ones will do) and `scale`; made of the order parameters of a trajectory, which may have been
+    rounded to single precision.
     """
+    rounding = max(float(np.finfo(leaf.dtype).eps) for leaf in trajectory.extras.values())
     with double():
         matrices = as_float(matrices)
-        room = _room(matrices)
-        # room and count are bound: among the arguments they would be traced
-        found = in_precision(lambda matrices, _: _spectra(matrices, room, count), "double")(matrices, ())
+        room = _room(matrices, rounding)
+        # what is bound would be traced among the arguments
+        found = in_precision(lambda matrices, _: _spectra(matrices, room, rounding, count), "double")(matrices, ())
     found = to_host(found)
     most = checks.concrete(found.outliers)
     if most is not None:
@@ -131,23 +135,23 @@ def spiked_spectrum(matrices: SpikedMatrix, count: int) -> Spectrum:
     return found
 
 
-def _room(matrices: SpikedMatrix) -> int | None:
+def _room(matrices: SpikedMatrix, rounding: float) -> int | None:
     """The number of directions that the fields of all times span, a little rounded up; unknown when traced."""
     if checks.is_traced(matrices):
         return None
-    ranks = [int(np.max(_ranks(C))) for C in (matrices.correlation_k, matrices.correlation_g)]
+    ranks = [int(np.max(_ranks(C, rounding))) for C in (matrices.correlation_k, matrices.correlation_g)]
     return -(-max(ranks) // 8) * 8
 
 
-@jax.jit
-def _ranks(correlation):
-    return jnp.max(jax.lax.map(lambda C: orthonormal_basis(C, len(C))[1], correlation))
+@eqx.filter_jit
+def _ranks(correlation, rounding: float):
+    return jnp.max(jax.lax.map(lambda C: orthonormal_basis(C, len(C), rounding)[1], correlation))
 
 
 @eqx.filter_jit
-def _spectra(matrices: SpikedMatrix, room: int | None, count: int) -> Spectrum:
+def _spectra(matrices: SpikedMatrix, room: int | None, rounding: float, count: int) -> Spectrum:
     """All times of all replicas (the leading axis of every field)."""
-    each = jax.lax.map(lambda matrix: _spectrum(matrix, room, count), matrices)
+    each = jax.lax.map(lambda matrix: _spectrum(matrix, room, rounding, count), matrices)
     replicas = len(matrices.core)
     mean = jax.tree.map(lambda a: jnp.mean(a, axis=0), each)
     # a mean over replicas in some of which there is no outlier would be biased
@@ -155,10 +159,10 @@ def _spectra(matrices: SpikedMatrix, room: int | None, count: int) -> Spectrum:
     return Spectrum(**(vars(mean) | {"residual": jnp.max(each.residual), "sampling_error": error}))
 
 
-def _spectrum(matrix: SpikedMatrix, room: int | None, count: int) -> Spectrum:
+def _spectrum(matrix: SpikedMatrix, room: int | None, rounding: float, count: int) -> Spectrum:
     C_k, C_g = matrix.correlation_k, matrix.correlation_g
-    right, _ = orthonormal_basis(C_k, min(room or len(C_k), len(C_k)))
-    left, _ = orthonormal_basis(C_g, min(room or len(C_g), len(C_g)))
+    right, _ = orthonormal_basis(C_k, min(room or len(C_k), len(C_k)), rounding)
+    left, _ = orthonormal_basis(C_g, min(room or len(C_g), len(C_g)), rounding)
 
     def at(now):
         core, scale = now

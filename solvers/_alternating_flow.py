@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._precision import HIGHEST
+from ._precision import HIGHEST, first_true
 
 
 class Jumps(NamedTuple):
@@ -59,7 +59,8 @@ def alternating_flow(gram: Float[Array, "dim dim"], correlation: Float[Array, " 
         force = plateau(state)
         moving = force != 0
         wait = jnp.where(moving, (jnp.sign(force) - z) / jnp.where(moving, force, 1.0), jnp.inf)
-        first = jnp.argmin(jax.lax.stop_gradient(wait))
+        fixed = jax.lax.stop_gradient(wait)
+        first = first_true(fixed == jnp.min(fixed))
         last = jnp.isinf(wait[first])
         duration = jnp.where(last, 0.0, jnp.where(last, 0.0, wait)[first])
         wakes = jnp.arange(dim) == first
@@ -67,7 +68,7 @@ def alternating_flow(gram: Float[Array, "dim dim"], correlation: Float[Array, " 
         found, now = constrained_minimum(gram, correlation, jnp.sign(after), awake | wakes, awake, coefficients)
         after_state = jax.tree.map(lambda new, old: jnp.where(last, old, new), (found, after, now), state)
         ends = jnp.where(last, jnp.inf, time + duration)
-        return (after_state, ends), (ends, first.astype(jnp.int32), coefficients, z, force)
+        return (after_state, ends), (ends, first, coefficients, z, force)
 
     start = jnp.zeros_like(correlation), jnp.zeros_like(correlation), jnp.zeros(dim, bool)
     carry = start, jnp.zeros((), correlation.dtype)
@@ -99,7 +100,7 @@ def constrained_minimum(gram, correlation, signs, allowed, awake, coefficients):
         x = jnp.where(retreat, jnp.where(leaves, 0.0, jnp.where(support, inside, 0.0)), y)
         gain = jnp.where(allowed & ~support, target - _dot(flipped, x), -jnp.inf)
         grows = (jnp.max(gain) > tolerance) & ~retreat
-        grown = support | (grows & (jnp.arange(x.size) == jnp.argmax(gain)))
+        grown = support | (grows & (jnp.arange(x.size) == first_true(gain == jnp.max(gain))))
         return jnp.where(retreat, support & ~leaves, grown), x, count + 1, retreat | grows
 
     start = awake, jax.lax.stop_gradient(jnp.abs(coefficients)), 0, jnp.array(True)

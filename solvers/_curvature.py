@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from ._deep_linear import DeepLinearHistory, DeepLinearInputs, symmetric
 from ._linear_data import FreshData, dot
+from ._precision import first_true
 
 
 class Layer(NamedTuple):
@@ -154,7 +155,7 @@ def _top(problem: _Problem) -> Curvature:
     # outwards from far away, where the determinant is 1, the first change of sign is the largest eigenvalue
     grid = jnp.linspace(edge - jnp.log(1e3), edge, _GRID)
     negative = jax.lax.map(determinant, grid) < 0
-    exists, first = jnp.any(negative), jnp.maximum(jax.lax.argmax(negative, 0, jnp.int32), 1)
+    exists, first = jnp.any(negative), jnp.maximum(first_true(negative), 1)
     limits = {"lower": grid[first - 1], "upper": grid[first]}
     middle = 0.5 * (limits["lower"] + limits["upper"])
     safe = lambda u, _: jnp.where(exists, determinant(u), u - middle)  # noqa: E731

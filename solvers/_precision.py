@@ -67,6 +67,15 @@ def as_float(tree: Any) -> Any:
     return jax.tree.map(convert, tree)
 
 
+def first_true(flags):
+    """Index of the first true entry of a vector, 0 if there is none.
+
+    `argmax` of float64 numbers, or with indices of 64 bits, is lowered when the caller's program is, and then the
+    context in which it was traced has ended.
+    """
+    return jax.lax.argmax(flags, 0, jnp.int32)
+
+
 def to_host(tree: Any) -> Any:
     """Turns concrete float64 arrays into NumPy arrays where the global flag is off.
 

@@ -185,12 +185,17 @@ def stability_bound(bins: ModeBins, batch_size: Float[Array, ""]) -> Float[Array
         return jnp.sum(bins.weights / distance) * rate(slack, bins, B) / (2 * B) - 1
 
     rounding = float(jnp.finfo(bins.eigenvalues.dtype).eps)
+    fixed = jax.lax.stop_gradient((bins, batch_size))
     root = optimistix.root_find(
         excess,
         optimistix.Bisection(rtol=4 * rounding, atol=0.0),
         jnp.asarray(0.5, bins.eigenvalues.dtype),
-        (bins, batch_size),
+        fixed,
         options={"lower": 32 * rounding, "upper": 1.0},
         throw=False,
     )
-    return jnp.where(anything, rate(root.value, bins, batch_size), jnp.inf)
+    # one Newton step has the derivative of the root
+    found = jax.lax.stop_gradient(root.value)
+    move = excess(found, (bins, batch_size)) - excess(found, fixed)
+    found = found - move / jax.grad(excess)(found, fixed)
+    return jnp.where(anything, rate(found, bins, batch_size), jnp.inf)

@@ -90,9 +90,12 @@ class Basis(NamedTuple):
     inverse: Float[Array, "rank fields"]
 
 
-def orthonormal_basis(correlation: Float[Array, "fields fields"], rank: int) -> tuple[Basis, Int[Array, ""]]:
-    """The basis of fields in their order, moved to the front of `rank` slots, and how many directions there are."""
-    tolerance = 1e3 * jnp.finfo(correlation.dtype).eps
+def orthonormal_basis(
+    correlation: Float[Array, "fields fields"], rank: int, rounding: float = 2.0**-52
+) -> tuple[Basis, Int[Array, ""]]:
+    """The basis of fields in their order, moved to the front of `rank` slots, and how many directions there are, as far
+    as correlations with this relative `rounding` tell."""
+    tolerance = 1e3 * rounding
     lower, inverse, keep = gram_schmidt(correlation, tolerance * jnp.diag(correlation))
     front = jnp.argsort(~keep, stable=True)[:rank]
     return Basis(lower[:, front], inverse[front]), jnp.sum(keep)
@@ -121,8 +124,6 @@ def outliers(matrix: SpikedMatrix, left: Basis, right: Basis, *, count: int) -> 
     at fixed vectors, in the given fields: no inverse of a correlation, and of no rate that may be zero, is
     differentiated.
     """
-    import optimistix
-
     fixed = jax.lax.stop_gradient
     hat = fixed(orthonormal(matrix, left, right))
     spikes = jnp.sqrt(jnp.sum(hat.core**2) * hat.aspect)
@@ -149,15 +150,14 @@ def outliers(matrix: SpikedMatrix, left: Basis, right: Basis, *, count: int) -> 
     def outlier(index):
         mu = edge_mu[-1 - index]
         exists = mu > 1
-        solution = optimistix.root_find(
-            lambda u, _: jnp.where(exists, excess(u, index), u - start),
-            optimistix.Newton(rtol=_TOLERANCE, atol=_TOLERANCE),
-            start + jnp.where(exists, jnp.log(jnp.where(exists, mu, 1.0)), 0.0),
-            options={"lower": start, "upper": jnp.log(largest)},
-            max_steps=32,
-            throw=False,
+        u = fixed(
+            _newton(
+                lambda u: jnp.where(exists, excess(u, index), u - start),
+                start + jnp.where(exists, jnp.log(jnp.where(exists, mu, 1.0)), 0.0),
+                start,
+                jnp.log(largest),
+            )
         )
-        u = fixed(solution.value)
         S, F = symmetric(u)
         w, x = _vectors(matrix, left, right, dot(F, jnp.linalg.eigh(S)[1][:, -1 - index, None]), 1.0)
         form = lambda matrix, strength: _form(matrix, strength, w, x, 1.0)  # noqa: E731
@@ -179,7 +179,27 @@ def outliers(matrix: SpikedMatrix, left: Basis, right: Basis, *, count: int) -> 
     return Outliers(jnp.where(exist, values, jnp.nan), exist, margin, left_overlap, right_overlap, jnp.max(residual))
 
 
-_TOLERANCE = 1e-11  # of log strength and log eigenvalue
+_TOLERANCE = 1e-11  # of log strength
+
+
+def _newton(function, start, lower, upper):
+    """The zero of a scalar function between bounds.
+
+    The linear solve in a general Newton method is lowered when the caller's program is, and then the precision context
+    in which it was traced has ended.
+    """
+
+    def step(carry):
+        u, _, count = carry
+        value, slope = jax.jvp(function, (u,), (jnp.ones_like(u),))
+        after = jnp.clip(u - value / slope, lower, upper)
+        return after, jnp.abs(after - u), count + 1
+
+    def unfinished(carry):
+        _, moved, count = carry
+        return (moved > _TOLERANCE) & (count < 32)
+
+    return jax.lax.while_loop(unfinished, step, (start, jnp.inf * jnp.ones_like(start), jnp.int32(0)))[0]
 
 
 def _vectors(matrix, left: Basis, right: Basis, w, mu):
