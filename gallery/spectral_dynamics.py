@@ -27,10 +27,12 @@ def build(
     steps: int = 24,
     samples: int = 2,
     dim: int = 6,
+    target: str = "sign",
     data_seed: int = 0,
 ) -> Problem:
     """A deep linear network in the proportional limit (`model="linear"`), one with extensively many outputs
-    (`"extensive"`), or, by the name of its activation, a wide network at fixed data (`samples`, `dim`, `data_seed`)."""
+    (`"extensive"`), or, by the name of its activation, a wide network at fixed data (`samples`, `dim`,
+    `target`, `data_seed`)."""
     protocol = GradientDescent(learning_rate, steps=steps)
     if model == "linear":
         limit = limits.DeepLinear(depth, width_ratio, richness, init_scale, 1.0, parameterization)
@@ -38,7 +40,7 @@ def build(
     if model == "extensive":
         task = tasks.linear_map(output_ratio=0.5 * width_ratio, scale=richness)
         return Problem(limits.ExtensiveOutputs(width_ratio, init_scale), task, protocol)
-    task = tasks.sphere(jax.random.key(data_seed), samples=samples, dim=dim)
+    task = tasks.sphere(jax.random.key(data_seed), samples=samples, dim=dim, target=target)
     return Problem(limits.MLP(depth, model, richness, init_scale), task, protocol)
 
 
@@ -117,6 +119,7 @@ def _draw_histogram(ax, report, theory, layer: int, step: int) -> None:
 
 
 def _draw_outliers(ax, report, found) -> None:
+    title = "outliers escape" if isinstance(found[max(found)], Spectrum) else "the whole bulk broadens"
     styles = zip(found.items(), ("-", "--", "-.", ":"), strict=False)
     for (layer, theory), line in styles:
         time = np.arange(len(theory.largest))
@@ -126,7 +129,7 @@ def _draw_outliers(ax, report, found) -> None:
             values = _largest(run, layer)
             label = f"{report.limit.size_name} {size}" if layer == max(found) else None
             ax.plot(time[::2], values.mean(0)[::2], marker, color=colour, ms=4, mew=0, label=label)
-    ax.set(xlabel="step", ylabel="largest singular value", title="outliers escape")
+    ax.set(xlabel="step", ylabel="largest singular value", title=title)
     ax.legend(frameon=False, fontsize=7)
 
 

@@ -1,4 +1,4 @@
-"""Every theory under `jit` and `grad` of its caller without the global float64 flag: no number changes, none is refused.
+"""Every theory under `jit` and `grad` of its caller without the global float64 flag: no number changes.
 
 What a theory traces in its own precision context is lowered when the caller's program is, in the caller's context.
 """
