@@ -16,7 +16,7 @@ class FeatureResponses(NamedTuple):
     r"""How a mode answers a push, lower triangular in time.
 
     - `integrated`: $G_k = (I + \lambda_k Q)^{-1} Q$, the answer to a force on the gradient.
-    - `transfer`: $H_k = I - \lambda_k G_k$, to a push of the error itself.
+    - `transfer`: $H_k = (I + \lambda_k Q)^{-1}$, to a push of the error itself.
     - `samples`: $R_1$, of the residuals on the samples to a change of their labels.
     - `residual`: by how much the self-consistent equation for $Q$ fails; rounding, unless training diverges.
     """
@@ -53,37 +53,39 @@ def feature_responses(
     r"""Solves $Q = S R_1 R_3$, $R_1 = I - D/P$, $R_3 = I - D/N$, $D = \sum_k \lambda_k (I + \lambda_k Q)^{-1} Q$.
 
     All these are power series in the `integrator` $S$: they commute, and Newton's method for the inverse
-    $\kappa = Q^{-1}$, which is $\kappa R_1 R_3 = S^{-1}$, never needs more than products and triangular solves. $S$
+    $\kappa = Q^{-1}$, which is $\kappa R_1 R_3 = S^{-1}$, needs products and triangular inverses only. $S$
     is nilpotent, so each step doubles the number of exact subdiagonals, and $\log_2$ of the number of times is all
     of them. It starts at large $\kappa$, from where every step overshoots to the safe side.
     """
-    lam, W = bins.eigenvalues[:, None, None], bins.weights
-    one = jnp.eye(integrator.shape[0], dtype=integrator.dtype)
+    S, one = integrator, jnp.eye(integrator.shape[0], dtype=integrator.dtype)
 
     def trace(weights, a):
         return jnp.tensordot(weights, a, axes=1, precision=HIGHEST)
 
-    def newton(bins, S, inverse_features, inverse_samples, ratio):
+    # Every iterate is a function of S, so the loop itself is what to differentiate: a last step alone, from an iterate
+    # held fixed, would meet changes of S with which that iterate does not commute.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def newton(ratio, _):
         """One step for $Q = S$ `ratio`."""
-        G = _integrated(bins, _product(S, ratio))
+        Q = _product(S, ratio)
+        G = _product(_transfer(bins, Q), Q)
         D = trace(bins.weights, G)
         R1, R3 = one - D * inverse_samples, one - D * inverse_features
         # kappa d/dkappa of R1 R3, from -kappa d/dkappa of D
         falls = D - trace(bins.weights * bins.eigenvalues, _product(G, G))
         slope = _product(falls, R3 * inverse_samples + R1 * inverse_features)
         target = _product(R1, R3)
-        return _solve(ratio + slope, _product(ratio, target + slope)), jnp.max(jnp.abs(target - ratio))
+        improved = _product(_inverse(ratio + slope), _product(ratio, target + slope))
+        return improved, jnp.max(jnp.abs(target - ratio))
 
-    params = bins, integrator, inverse_features, inverse_samples
-    frozen = jax.lax.stop_gradient(params)
-    far = jnp.sum(frozen[0].weights) * (frozen[2] + frozen[3])
-    ratio = _solve(one + far * frozen[1], one)
+    far = jnp.sum(bins.weights) * (inverse_features + inverse_samples)
     steps = math.ceil(math.log2(one.shape[0])) + 1
-    ratio = jax.lax.fori_loop(0, steps, lambda _, ratio: newton(*frozen, ratio)[0], ratio)
-    # at the solution one more step carries the whole derivative
-    ratio, residual = newton(*params, jax.lax.stop_gradient(ratio))
-    G = _integrated(bins, _product(integrator, ratio))
-    return FeatureResponses(G, one - lam * G, one - trace(W, G) * inverse_samples, residual)
+    ratio, residuals = jax.lax.scan(newton, _inverse(one + far * S), length=steps)
+    Q = _product(S, ratio)
+    H = _transfer(bins, Q)
+    G = _product(H, Q)
+    R1 = one - trace(bins.weights, G) * inverse_samples
+    return FeatureResponses(G, H, R1, residuals[-1])
 
 
 def feature_dynamics(
@@ -181,11 +183,29 @@ def _march(bins: ModeBins, noise_power, G, H, inverse_features, coupling):
     return C + jnp.tril(C, -1).T
 
 
-def _integrated(bins: ModeBins, Q: Float[Array, "times times"]) -> Float[Array, "bins times times"]:
-    one = jnp.eye(Q.shape[0], dtype=Q.dtype)
-    solve = jax.vmap(lambda eigenvalue: _solve(one + eigenvalue * Q, Q))
-    return solve(bins.eigenvalues)
+def _transfer(bins: ModeBins, Q: Float[Array, "times times"]) -> Float[Array, "bins times times"]:
+    return _inverse(jnp.eye(Q.shape[0], dtype=Q.dtype) + bins.eigenvalues[:, None, None] * Q)
 
 
-def _solve(a, b):
-    return jax.scipy.linalg.solve_triangular(a, b, lower=True)
+def _inverse(a: Float[Array, "*batch times times"]) -> Float[Array, "*batch times times"]:
+    """Of lower triangular matrices with a unit diagonal, half by half.
+
+    Products only: a reverse pass through many triangular solves inside a loop can wait forever for itself in the
+    thread pool of JAX 0.10.2 on a processor (2026-11-22).
+    """
+    size = a.shape[-1]
+    padding = 2 ** math.ceil(math.log2(size)) - size
+    fill = jnp.concatenate([jnp.zeros((padding, size), a.dtype), jnp.eye(padding, dtype=a.dtype)], axis=1)
+    a = jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, 0), (0, padding)])
+    a = jnp.concatenate([a, jnp.broadcast_to(fill, (*a.shape[:-2], padding, size + padding))], axis=-2)
+    return _halves(a)[..., :size, :size]
+
+
+def _halves(a):
+    half = a.shape[-1] // 2
+    if not half:
+        return jnp.ones_like(a)
+    first, second = _halves(jnp.stack([a[..., :half, :half], a[..., half:, half:]]))
+    below = -_product(second, _product(a[..., half:, :half], first))
+    top = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
+    return jnp.concatenate([top, jnp.concatenate([below, second], axis=-1)], axis=-2)
