@@ -1,92 +1,159 @@
-"""Random features with one-pass SGD on structured data: the exact theory of the learning curve and its control."""
+"""Linear models on random features of structured data: theory of the learning curve, and its exact control."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..nets import Ensemble, LinearRegression
+from ..nets import Ensemble
+from ..nets import RandomFeatures as Network
+from ..nets._random_features import check_problem, has_samples
 from ..problems import (
     CONVERGED,
     DIVERGED,
-    Gaussian,
     OnlineSGD,
-    PowerLaw,
     Trajectory,
     check,
+    default_key,
     first_divergence,
     objectives,
 )
 from ..problems import _checks as checks
 from ..solvers import (
     ADJOINTS,
-    Drive,
-    ModeBins,
     Sweeps,
     as_float,
     context,
     coordinate_sweeps,
     double,
-    exact_bins,
-    power_law_bins,
+    in_precision,
     second_moment,
     stability_bound,
     to_host,
 )
 from ._base import AbstractLimit
+from ._feature_curves import METHODS, drive_of, feature_curves, mode_bins
+from ._memory import check_memory
+
+_SHORT = 100  # steps up to which matrices over time are no dearer than a contour
 
 
 class RandomFeatures(AbstractLimit):
-    r"""One-pass SGD on Gaussian features: $x_k \sim N(0, \lambda_k)$, $y = \sum_k w_k x_k + \sigma\epsilon$.
+    r"""$f(x) = \theta\cdot x$, $\theta = A^Tw/\sqrt N$, frozen $A_{ij} \sim N(0, 1)$, on $x_k \sim N(0, \lambda_k)$.
 
-    The mean over all runs of the excess risk $L = \sum_k \lambda_k E(\theta_k - w_k)^2$ (no $\tfrac12$, label noise
-    not counted) follows an exact recursion for three second moments a mode; see `solvers.second_moment`. It holds for
-    any schedule of rate, momentum and batch size, and costs time proportional to steps times bins: a power law of
-    $10^{12}$ modes is 268 numbers.
+    The target is $y = \sum_k w_k x_k + \sigma\epsilon$, and what is solved for is the excess risk $L = \sum_k \lambda_k
+    (\theta_k - w_k)^2$ (no $\tfrac12$, label noise not counted).
+
+    - One-pass SGD on infinitely many features: the mean over all runs, exactly, from a recursion for three second
+      moments a mode (`solvers.second_moment`). It costs time proportional to steps times bins: a power law of $10^{12}$
+      modes is 268 numbers.
+    - Finitely many features, or samples that are seen again: dynamical mean-field theory, as matrices over time
+      (`solvers.feature_dynamics`) or, for any number of steps, as a contour integral (`solvers.two_point_loss`,
+      `solvers.one_point_loss`). Relative errors at finite size are $O(1/N + 1/P)$.
+
+    Size is the replication $s$: $s$ copies of each mode, $s$ times the features, samples and batch sizes.
 
     **Arguments:**
 
-    - `features`: number of random features; `None` for infinitely many, the only choice at present.
+    - `features`: number of random features $N$, a real number; `None` for infinitely many.
+    - `members`: number of networks with own features whose mean is the prediction.
+    - `bagging`: whether each member also has its own samples.
 
     ??? cite "Source"
-        Learning Curves for SGD on Structured Features, arXiv 2106.02713.
+        A Dynamical Model of Neural Scaling Laws, arXiv 2402.01092; Two-Point Deterministic Equivalence for Stochastic
+        Gradient Dynamics in Linear Models, arXiv 2502.05074; Learning Curves for SGD on Structured Features, arXiv
+        2106.02713.
     """
 
-    features: Any
+    size_name: ClassVar[str] = "replication"
 
-    def __init__(self, features=None):
-        if features is not None:
-            raise ValueError("features must be None (infinitely many) at present; a finite number was given.")
-        self.features = features
+    features: Any
+    members: int = eqx.field(static=True)
+    bagging: bool = eqx.field(static=True)
+
+    def __init__(self, features=None, members: int = 1, bagging: bool = False):
+        self.features = None if features is None else checks.number("features", features, above=0.0)
+        self.members = checks.integer("members", members)
+        self.bagging = checks.flag("bagging", bagging)
 
     def solve(
-        self, task, protocol, *, key=None, precision: str = "double", adjoint: str = "blocked", throw: bool = True
+        self,
+        task,
+        protocol,
+        *,
+        key=None,
+        method: str | None = None,
+        nodes: int | None = None,
+        precision: str = "double",
+        adjoint: str = "blocked",
+        memory_limit=None,
+        throw: bool = True,
     ) -> Trajectory:
         r"""The expected learning curve.
 
         **Arguments:**
 
-        - `task`: `power_law` or `gaussian`; their `samples` say nothing here, as every sample is seen once.
-        - `protocol`: `OnlineSGD` with a `batch_size`.
+        - `task`: `power_law` or `gaussian`; with `GradientDescent` they need `samples` (infinite: the population).
+        - `protocol`: `OnlineSGD` with a `batch_size`, or `GradientDescent` without weight decay on the same samples.
         - `key`: not used; nothing is random.
-        - `precision`: `"double"`, or `"single"` (relative error about 1e-5 over a thousand steps).
-        - `adjoint`: how derivatives are taken: `"blocked"` (memory of about $4\sqrt T$ steps), `"stored"` (of all
-          steps), `"direct"` (also forward mode).
-        - `throw`: whether divergence raises.
+        - `method`: `"time"`, time as steps³, or `"contour"`, time as steps, equal to 1e-8 and better; by default
+          `"time"` up to 100 steps. One-pass SGD by `"contour"` has the own noise of each mode, which is dropped in
+          `"time"`; ensembles of it are solved by `"time"` only.
+        - `nodes`: of the contour; by default as many as reach 1e-8.
+        - `precision`, `adjoint`: of the recursion at infinitely many features, `"double"` or `"single"` (relative error
+          about 1e-5 over a thousand steps), and `"blocked"` (memory of about $4\sqrt T$ steps), `"stored"` (of all
+          steps) or `"direct"` (also forward mode).
+        - `memory_limit`: bytes that may be used; by default what is free.
+        - `throw`: whether divergence, or a contour with too few nodes, raises.
 
         **Returns:**
 
-        A record with `test_loss` `[steps + 1]`, the excess risk, `loss_convention` `"mean_square"`. There is no
-        `train_loss`: there is no training set. The loss on the next batch has mean `test_loss + noise**2`.
+        A record with `test_loss` `[steps + 1]`, the excess risk, and, on reused samples, `train_loss`, the mean square
+        residual (noise counted; not with `bagging`). `loss_convention` is `"mean_square"`. One-pass SGD has no training
+        set: the loss on the next batch has mean `test_loss + noise**2`.
 
-        **Raises:** `DivergedError`, with the largest stable constant rate where there is no momentum.
+        **Raises:** `DivergedError`, with the largest stable constant rate where it is known; `ConvergenceError`;
+        `MemoryError` before any work.
         """
-        _check_problem(task, protocol)
+        fresh = check_problem(task, protocol)
         checks.choice("precision", precision, ("double", "single"))
         checks.choice("adjoint", adjoint, ADJOINTS)
+        checks.flag("throw", throw)
+        if nodes is not None:
+            checks.integer("nodes", nodes, low=8)
+        plain = self._is_plain(protocol)
+        if method is None:
+            ensemble = fresh and self.members > 1
+            method = "recursion" if plain else "time" if protocol.steps <= _SHORT or ensemble else "contour"
+        else:
+            checks.choice("method", method, METHODS)
+        if method == "recursion":
+            return self._by_recursion(task, protocol, precision, adjoint, throw)
+        if precision == "single":
+            raise ValueError('precision must be "double" with finitely many features or reused samples.')
+        if method == "contour" and fresh and self.members > 1:
+            raise ValueError('members must be 1 with OnlineSGD by method="contour"; method="time" takes any number.')
+        if method == "time":
+            self._check_memory(task, protocol, memory_limit)
+        with double():
+            run = in_precision(lambda problem, _: feature_curves(problem, method, nodes), "double")
+            solution = run(as_float((self, task, protocol)), ())
+        losses, diverged, code, edge = to_host(solution)
+        trajectory = Trajectory(
+            **losses,
+            status_code=code,
+            diverged_step=diverged,
+            loss_convention="mean_square",
+            attributes=(("method", method), ("nodes", nodes)),
+        )
+        edge = checks.concrete(edge)
+        bound = None if fresh or edge is None or _has_momentum(protocol) else 2 / float(edge)
+        return check(trajectory, bound) if throw else trajectory
+
+    def _by_recursion(self, task, protocol, precision, adjoint, throw) -> Trajectory:
         momentum = _has_momentum(protocol)
         with context(precision):
             solution = _solve(task, protocol, momentum, adjoint)
@@ -105,28 +172,41 @@ class RandomFeatures(AbstractLimit):
             check(trajectory, bound)
         return trajectory
 
+    def _check_memory(self, task, protocol, memory_limit):
+        with double():
+            modes = mode_bins(task).eigenvalues.size
+        needs = {"response matrices": 10.0 * modes * (protocol.steps + 1) ** 2 * 8}
+        remedies = {"response matrices": 'use method="contour"'}
+        sizes = f"steps={protocol.steps}, {modes} bins of modes"
+        check_memory(needs, remedies, "RandomFeatures.solve", sizes, memory_limit)
+
     def stable_rate(self, task, batch_size=1.0):
         """The largest constant rate at which SGD without momentum is stable; see `solvers.stability_bound`."""
         with double():
             bound = _stable_rate(task, batch_size)
         return to_host(bound)
 
-    def finite(self, task, *, size: int = 1, key=None) -> LinearRegression:
-        """A linear regression on all modes of the task; the theory is exact, hence the same network at every `size`.
+    def finite(self, task, *, size: int = 1, key=None) -> Network:
+        """One network on one draw of the features, at replication `size`.
 
         **Raises:** `ValueError` for more modes than a network can hold.
         """
-        checks.integer("size", size)
-        return LinearRegression.init(self, task)
+        return Network.init(self, task, self._replication(task, size), default_key(key))
 
     def ensemble(self, task, *, size: int = 1, seeds: int, key=None) -> Ensemble:
-        """`seeds` networks as `finite` makes them. They start at zero, and differ by the samples that they will see."""
-        checks.integer("size", size)
-        return LinearRegression.ensemble(self, task, seeds)
+        """`seeds` independent networks. They start at zero; they differ by their features and by their samples."""
+        return Network.ensemble(self, task, self._replication(task, size), seeds, default_key(key))
 
     def exact_at_any_size(self, task, protocol) -> bool:
-        """True: the mean over runs is the theory, so that only their number matters."""
-        return True
+        """True for one-pass SGD on infinitely many features: its mean over runs is the theory, without replication."""
+        return self._is_plain(protocol) and not has_samples(task)
+
+    def _is_plain(self, protocol) -> bool:
+        return self.features is None and isinstance(protocol, OnlineSGD) and self.members == 1
+
+    def _replication(self, task, size) -> int:
+        size = checks.integer("size", size)
+        return size if self.features is not None or has_samples(task) else 1
 
     def coordinate_sweeps(
         self,
@@ -143,8 +223,8 @@ class RandomFeatures(AbstractLimit):
 
         **Raises:** `NotImplementedError`, with the reason, where the problem is not a parabola in each control.
         """
-        _check_problem(task, protocol)
-        if reason := _why_not_convex(protocol, over, objective):
+        check_problem(task, protocol)
+        if reason := self._why_not_convex(protocol, over, objective):
             raise NotImplementedError(reason)
         with double():
             sweeps = _sweep(task, protocol, upper, max_cycles, tolerance)
@@ -165,28 +245,23 @@ class RandomFeatures(AbstractLimit):
         ??? cite "Source"
             Theory of Optimal Learning Rate Schedules and Scaling Laws for a Random Feature Model, arXiv 2602.04774.
         """
-        if _why_not_convex(protocol, over, objective):
+        if self._why_not_convex(protocol, over, objective):
             return {}
         with double():
             found = _certificates(task, protocol)
         return {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
-
-def spectrum(task) -> ModeBins:
-    """The bins of a task, in the float type of the current precision context."""
-    if isinstance(task, Gaussian):
-        return exact_bins(*as_float((task.eigenvalues, task.teacher)))
-    # sums over 1e12 modes leave the range of single precision before they are divided
-    with double():
-        bins = power_law_bins(task.modes, *as_float((task.capacity, task.decay)))
-    return as_float(bins)
-
-
-def _drive(protocol: OnlineSGD) -> Drive:
-    e1, e2, beta, batch_size = as_float(
-        (protocol.extra_gradient, protocol.learning_rate, protocol.momentum, protocol.batch_size)
-    )
-    return Drive(e1, e2, beta, 1 / batch_size)
+    def _why_not_convex(self, protocol, over: tuple[str, ...], objective) -> str:
+        """Why the objective is no parabola in each rate; empty where it is one."""
+        if not self._is_plain(protocol):
+            return "sweeps need one-pass SGD on infinitely many features."
+        if over != ("learning_rate",):
+            return f"sweeps set learning_rate alone; over is {', '.join(over)}."
+        if objective not in (objectives.final_loss, objectives.final_test_loss):
+            return "sweeps minimise the final loss; another objective was given."
+        if _has_momentum(protocol) or np.any(protocol.extra_gradient):
+            return "sweeps need SGD without momentum and without extra_gradient."
+        return ""
 
 
 def _noise_power(task):
@@ -195,28 +270,28 @@ def _noise_power(task):
 
 @eqx.filter_jit
 def _solve(task, protocol, momentum: bool, adjoint: str):
-    loss = second_moment(spectrum(task), _noise_power(task), _drive(protocol), momentum=momentum, adjoint=adjoint)
+    loss = second_moment(mode_bins(task), _noise_power(task), drive_of(protocol), momentum=momentum, adjoint=adjoint)
     diverged = first_divergence(loss).astype(jnp.int32)
     return loss, diverged, jnp.where(diverged >= 0, jnp.int32(DIVERGED), jnp.int32(CONVERGED))
 
 
 @eqx.filter_jit
 def _stable_rate(task, batch_size):
-    return stability_bound(spectrum(task), as_float(batch_size))
+    return stability_bound(mode_bins(task), as_float(batch_size))
 
 
 @eqx.filter_jit
 def _sweep(task, protocol, upper, max_cycles: int, tolerance):
-    drive = _drive(protocol)
+    drive = drive_of(protocol)
     limits = {"max_cycles": max_cycles, "tolerance": as_float(tolerance)}
     return coordinate_sweeps(
-        spectrum(task), _noise_power(task), drive.inverse_batch, drive.e2, as_float(upper), **limits
+        mode_bins(task), _noise_power(task), drive.inverse_batch, drive.e2, as_float(upper), **limits
     )
 
 
 @eqx.filter_jit
 def _certificates(task, protocol):
-    bins, noise_power, drive = spectrum(task), _noise_power(task), _drive(protocol)
+    bins, noise_power, drive = mode_bins(task), _noise_power(task), drive_of(protocol)
     lam, eta = bins.eigenvalues, drive.e2
     loss = second_moment(bins, noise_power, drive, momentum=False)[:-1]
     found = {}
@@ -236,24 +311,3 @@ def _has_momentum(protocol: OnlineSGD) -> bool:
     """Whether the full recursion is needed; a traced momentum may be anything, and has a derivative at zero too."""
     momentum = checks.concrete(protocol.momentum)
     return momentum is None or bool(np.any(momentum))
-
-
-def _why_not_convex(protocol: OnlineSGD, over: tuple[str, ...], objective) -> str:
-    """Why the objective is no parabola in each rate; empty where it is one."""
-    if over != ("learning_rate",):
-        return f"sweeps set learning_rate alone; over is {', '.join(over)}."
-    if objective not in (objectives.final_loss, objectives.final_test_loss):
-        return "sweeps minimise the final loss; another objective was given."
-    if _has_momentum(protocol) or np.any(protocol.extra_gradient):
-        return "sweeps need SGD without momentum and without extra_gradient."
-    return ""
-
-
-def _check_problem(task, protocol) -> None:
-    checks.instance("task", task, (PowerLaw, Gaussian), "power_law or gaussian")
-    allowed = "OnlineSGD for RandomFeatures, with fresh samples at every step (reused samples are not solved yet)"
-    checks.instance("protocol", protocol, OnlineSGD, allowed)
-    if protocol.batch_size is None:
-        raise ValueError(
-            "batch_ratio is for limits of many dimensions; RandomFeatures takes batch_size, samples a step."
-        )

@@ -4,9 +4,9 @@ from ._base import AbstractNet, Ensemble, trainable
 from ._deep_linear import DeepLinear
 from ._diagonal_linear import DiagonalLinear
 from ._extensive_outputs import ExtensiveOutputs
-from ._linear_regression import LinearRegression
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
+from ._random_features import RandomFeatures
 from ._small_initialization import SmallInitialization
 from ._train import train
 
@@ -18,7 +18,7 @@ __all__ = [
     "Ensemble",
     "ExtensiveOutputs",
     "LinearRNN",
-    "LinearRegression",
+    "RandomFeatures",
     "SmallInitialization",
     "train",
     "trainable",

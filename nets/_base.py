@@ -94,7 +94,7 @@ class Ensemble(eqx.Module):
         checks.integer("seed", seed, low=0, high=self.seeds - 1)
         checks.integer("sign", sign, low=0, high=int(self.paired))
         index = (seed, sign) if self.paired else (seed,)
-        return eqx.tree_at(lambda n: n.weights, self.members, jax.tree.map(lambda w: w[index], self.members.weights))
+        return jax.tree.map(lambda a: a[index], self.members)
 
 
 def trainable(net: AbstractNet | Ensemble):

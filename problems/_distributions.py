@@ -65,7 +65,7 @@ class PowerLaw(AbstractDistribution):
     r"""Power-law spectrum and power-law target, $\lambda_k = k^{-b}$ and $\lambda_k w_k^2 = k^{-a}$, $k = 1, 2, \dots$
 
     **Fields:** `modes` (static; `None`: infinitely many), `capacity` $b$, `decay` $a$, `noise` $\sigma$, and `samples`,
-    the number of samples that a protocol with reused data sees (`None`: not given).
+    the number of samples that a protocol with reused data sees (infinity: the population; `None`: not given).
     """
 
     modes: int | None = eqx.field(static=True)
@@ -86,7 +86,7 @@ class PowerLaw(AbstractDistribution):
                     f"it is {known:g}."
                 )
         self.noise = checks.number("noise", noise, low=0.0)
-        self.samples = None if samples is None else checks.number("samples", samples, low=1.0)
+        self.samples = None if samples is None else checks.number("samples", samples, low=1.0, finite=False)
 
     def population(self, size: int = 1, key=None) -> LinearProblem:
         r"""`size` copies of every mode with $w_k^2$ shared among them."""
@@ -128,7 +128,7 @@ class Gaussian(AbstractDistribution):
         if samples is not None and sample_ratio is not None:
             raise ValueError("samples and sample_ratio were both given; give one of them.")
         self.noise = checks.number("noise", noise, low=0.0)
-        self.samples = None if samples is None else checks.number("samples", samples, low=1.0)
+        self.samples = None if samples is None else checks.number("samples", samples, low=1.0, finite=False)
         self.sample_ratio = None if sample_ratio is None else _ratio(sample_ratio)
 
     def population(self, size: int = 1, key=None) -> LinearProblem:
@@ -176,7 +176,8 @@ def power_law(modes: int | None = None, capacity=1.5, decay=2.5, noise=0.0, samp
     - `capacity`: exponent $b > 0$ of the spectrum.
     - `decay`: exponent $a > 0$ of the target.
     - `noise`: standard deviation $\sigma \ge 0$ of the label noise.
-    - `samples`: size of the training set where a protocol reuses data; `OnlineSGD` is always fresh.
+    - `samples`: size of the training set where a protocol reuses data, infinity for the population; `OnlineSGD` is
+      always fresh.
     """
     return PowerLaw(modes, capacity, decay, noise, samples)
 
@@ -208,7 +209,7 @@ def _times(samples, size: int) -> int | None:
     known = checks.concrete(samples)
     if known is None:
         raise TypeError("samples must be concrete to draw data: it fixes the shape of the sample.")
-    return round(float(known) * size)
+    return None if np.isinf(known) else round(float(known) * size)
 
 
 def _replicated(eigenvalues, teacher, noise, size: int) -> LinearProblem:

@@ -135,9 +135,10 @@ def feature_dynamics(
     inverse_samples = jnp.asarray(inverse_samples, S.dtype)
     G, H, R1, residual = feature_responses(bins, S, inverse_features, 0.0 if fresh else inverse_samples)
 
-    coupling = jnp.ones_like(S) * inverse_samples
     if fresh:
         coupling = jnp.diag(jnp.pad(jnp.broadcast_to(inverse_samples, integrator.shape[1:]), (0, 1)))
+    else:
+        coupling = jnp.ones_like(S) * inverse_samples
     coupling = coupling if shared_samples else jnp.zeros_like(S)
     correlation = _march(bins, noise_power, G, H, inverse_features if shared_features else 0.0, coupling)
 

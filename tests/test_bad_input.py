@@ -156,7 +156,7 @@ CASES = [
     (lambda: tasks.power_law(5, noise="loud"), T, f"noise {A_NUMBER}str 'loud' was given."),
     (lambda: tasks.power_law(5, noise=None), T, f"noise {A_NUMBER}NoneType None was given."),
     (lambda: tasks.power_law(5, noise=True), T, f"noise {A_NUMBER}bool True was given."),
-    (lambda: tasks.power_law(5, samples=0.5), V, "samples must be finite and at least 1; it is 0.5."),
+    (lambda: tasks.power_law(5, samples=0.5), V, "samples must be a number and at least 1; it is 0.5."),
     (lambda: tasks.power_law().draw(2), V, "power_law(modes=None) cannot be drawn"),
     (lambda: POWER.draw(0), V, "size must be at least 1; it is 0."),
     (lambda: POWER.draw(1.5), T, "size must be a whole number; float 1.5 was given."),
@@ -358,7 +358,7 @@ CASES = [
     (
         lambda: train(LINEAR, TASK),
         T,
-        "task must be power_law or gaussian for a nets.LinearRegression; Dataset ",
+        "task must be power_law or gaussian for RandomFeatures; Dataset ",
     ),
 ]
 

@@ -155,9 +155,9 @@ def test_divergence():
 
 
 def test_messages():
-    with pytest.raises(TypeError, match="protocol must be OnlineSGD"):
+    with pytest.raises(ValueError, match="samples is needed by GradientDescent"):
         LIMIT.solve(TASK, lx.GradientDescent(0.1, steps=3))
-    with pytest.raises(TypeError, match="protocol must be OnlineSGD"):
+    with pytest.raises(TypeError, match="protocol must be GradientDescent or OnlineSGD for RandomFeatures"):
         LIMIT.solve(lx.tasks.power_law(40, samples=10), lx.MinibatchSGD(0.1, 2, steps=3))
     with pytest.raises(TypeError, match="task must be power_law or gaussian"):
         LIMIT.solve(lx.tasks.isotropic(2.0), PROTOCOLS["plain"])
@@ -165,8 +165,8 @@ def test_messages():
         LIMIT.solve(TASK, lx.OnlineSGD(0.1, batch_ratio=2.0, steps=3))
     with pytest.raises(ValueError, match='precision "half" is unknown'):
         LIMIT.solve(TASK, PROTOCOLS["plain"], precision="half")
-    with pytest.raises(ValueError, match="features must be None"):
-        lx.limits.RandomFeatures(features=200)
+    with pytest.raises(ValueError, match="features must be finite and above 0; it is 0"):
+        lx.limits.RandomFeatures(features=0)
     for modes in (None, 10**12):
         with pytest.raises(ValueError, match="modes must be at most 1048576 for a finite network"):
             LIMIT.finite(lx.tasks.power_law(modes), size=1)

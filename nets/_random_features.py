@@ -1,0 +1,194 @@
+"""Linear models on random features of a structured spectrum: the finite networks of theories of scaling."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ..problems import Gaussian, GradientDescent, OnlineSGD, PowerLaw, schedules
+from ..problems import _checks as checks
+from ._base import AbstractNet, Ensemble, Frozen
+from ._batches import no_steps, whole_batch_size
+
+_MOST_MODES = 2**20
+
+# Inputs held side by side, over runs: enough to fill the cores, few enough to stay in cache and memory.
+_INPUTS_AT_ONCE = 2**20
+
+
+class RandomFeatures(AbstractNet):
+    r"""The linear function $f(x) = \theta\cdot x$, $\theta = A^T w/\sqrt N$, of inputs $x_k \sim N(0, \lambda_k)$.
+
+    $A_{ij} \sim N(0, 1)$ is frozen and $w$ `[members, features]` trains from 0; with several `members` $f$ is the mean
+    over them. Without random features $\theta = w$, one number for each mode. The raw step is the protocol's learning
+    rate. Of size $s$ there are $s$ copies of each mode, which share $w_k^2$, and $s$ times as many features, samples
+    and samples in a batch; this leaves the theory as it is.
+
+    ??? cite "Source"
+        A Dynamical Model of Neural Scaling Laws, arXiv 2402.01092; Learning Curves for SGD on Structured Features,
+        arXiv 2106.02713.
+    """
+
+    weights: Any
+    features: Any  # [members, features, modes], or None for the modes themselves
+    frozen: Frozen = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    @classmethod
+    def init(cls, design, task, size: int, key) -> "RandomFeatures":
+        """Zero weights on one draw of the features."""
+        weights, features = _draw(design, _modes(task) * size, size, key)
+        return cls(weights, features, Frozen(design), size)
+
+    @classmethod
+    def ensemble(cls, design, task, size: int, seeds: int, key) -> Ensemble:
+        """`seeds` independent networks."""
+        keys, dim = jax.random.split(key, checks.integer("seeds", seeds)), _modes(task) * size
+        weights, features = jax.vmap(lambda k: _draw(design, dim, size, k))(keys)
+        return Ensemble(cls(weights, features, Frozen(design), size), paired=False)
+
+    @property
+    def learning_rate_scale(self) -> float:
+        """Raw step over learning rate, 1."""
+        return 1.0
+
+    @property
+    def coefficients(self):
+        r"""$\theta$ `[modes]`, the mean over members."""
+        return jnp.mean(_coefficients(self.weights, self.features), axis=0)
+
+    def __call__(self, x):
+        """The output, a scalar, for one input `[modes]`."""
+        return x @ self.coefficients
+
+    def learn(self, weights, task, protocol, *, key, steps):
+        r"""See `nets.train`. Every seed draws its own samples; with `bagging` every member does.
+
+        Records `test_loss`, the excess risk $\sum_k \lambda_k (\theta_k - w_k)^2$ over the population, and, with
+        `GradientDescent`, `train_loss`, the mean square residual on the samples if the members share them.
+        """
+        no_steps(steps)
+        fresh = check_problem(task, protocol)
+        count = whole_batch_size(protocol) * self.size if fresh else task.sample_count(self.size)
+        weights, dim = weights[:, 0], _modes(task) * self.size
+        expected = weights.shape[-1] if self.features is None else self.features.shape[-1]
+        if dim != expected:
+            raise ValueError(f"task must have the network's {expected} modes; it has {dim}.")
+        features = self.features
+        if features is not None:
+            features = features.reshape(len(weights), *features.shape[-3:])
+        keys = jax.random.split(key, len(weights))
+        sets = self.weights.shape[-2] if self.design.bagging else 1
+        final, losses = _run(weights, features, task, protocol, keys, self.size, count, sets)
+        fields = losses | {"loss_convention": "mean_square", "attributes": (("size", self.size),)}
+        return final[:, None], fields
+
+
+def check_problem(task, protocol) -> bool:
+    """Checks that a linear model on random features learns this task by this protocol; returns whether no sample is
+    seen twice."""
+    checks.instance("task", task, (PowerLaw, Gaussian), "power_law or gaussian for RandomFeatures")
+    checks.instance(
+        "protocol", protocol, (GradientDescent, OnlineSGD), "GradientDescent or OnlineSGD for RandomFeatures"
+    )
+    if isinstance(protocol, OnlineSGD):
+        if protocol.batch_size is None:
+            raise ValueError(
+                "batch_ratio is for limits of many dimensions; RandomFeatures takes batch_size, samples a step."
+            )
+        return True
+    if not has_samples(task):
+        raise ValueError("samples is needed by GradientDescent, which sees the same ones at every step (inf: all).")
+    decay = checks.concrete(protocol.weight_decay)
+    if decay is None or decay.any():
+        raise ValueError("weight_decay must be 0: RandomFeatures is not solved with weight decay.")
+    return False
+
+
+def has_samples(task) -> bool:
+    """Whether a task says how many samples a protocol sees that sees them again."""
+    return task.samples is not None or (isinstance(task, Gaussian) and task.sample_ratio is not None)
+
+
+def _draw(design, dim: int, size: int, key) -> tuple[Any, Any]:
+    members = design.members
+    if design.features is None:
+        return jnp.zeros((members, dim)), None
+    count = max(1, round(float(design.features) * size))
+    return jnp.zeros((members, count)), jax.random.normal(key, (members, count, dim))
+
+
+def _modes(task) -> int:
+    checks.instance("task", task, (PowerLaw, Gaussian), "power_law or gaussian")
+    modes = task.modes if isinstance(task, PowerLaw) else task.eigenvalues.shape[0]
+    if modes is None or modes > _MOST_MODES:
+        raise ValueError(
+            f"modes must be at most {_MOST_MODES} for a finite network, which holds every mode; "
+            f"it is {modes}. The theory alone takes any number."
+        )
+    return modes
+
+
+def _coefficients(weights, features):
+    """$A^T w/\\sqrt N$ of every member, `[..., members, modes]`."""
+    if features is None:
+        return weights
+    return jnp.einsum("...en,...enm->...em", weights, features) / features.shape[-2] ** 0.5
+
+
+@eqx.filter_jit
+def _run(weights, features, task, protocol, keys, size: int, count: int | None, sets: int):
+    """Final weights `[seeds, members, features]` and losses `[seeds, steps + 1]`; `sets` of `count` samples each."""
+    dtype, members = weights.dtype, weights.shape[1]
+    problem, fresh = task.population(size), isinstance(protocol, OnlineSGD)
+    eigenvalues, teacher = (jnp.asarray(a, dtype) for a in (problem.eigenvalues, problem.teacher))
+    optimiser = schedules.transformation(protocol, 1.0)
+    batches = jnp.asarray(protocol.batch_size, dtype) * size if fresh else None
+    draw, reused = jax.vmap(lambda key: problem.batch(key, count)), not fresh and count is not None
+
+    def run(inputs):
+        weights, features, key = inputs
+        key_data, key_train = jax.random.split(key)
+        x, y = draw(jax.random.split(key_data, sets)) if reused else (jnp.zeros(0), jnp.zeros(0))
+
+        def residuals(theta, x, y):
+            """`[members, samples]`; members share a sample where there is one only."""
+            return jnp.matmul(x, theta[:, :, None])[..., 0] - y
+
+        def gradient(theta, inputs):
+            """Of the half mean square, with respect to theta, `[members, modes]`."""
+            if fresh:
+                key, batch = inputs
+                fresh_x, fresh_y = draw(jax.random.split(key, sets))
+                # a smaller batch is the head of the largest one
+                taken = (jnp.arange(count) < batch) / batch
+                return jnp.matmul((taken * residuals(theta, fresh_x, fresh_y))[:, None], fresh_x)[:, 0]
+            if reused:
+                return jnp.matmul(residuals(theta, x, y)[:, None] / y.shape[-1], x)[:, 0]
+            return eigenvalues * (theta - teacher)
+
+        def observe(theta):
+            row = {"test_loss": jnp.sum(eigenvalues * (jnp.mean(theta, axis=0) - teacher) ** 2)}
+            if reused and sets == 1:
+                row["train_loss"] = jnp.mean(jnp.mean(residuals(theta, x, y), axis=0) ** 2)
+            return row
+
+        def step(carry, inputs):
+            weights, state = carry
+            theta = _coefficients(weights, features)
+            g = gradient(theta, inputs)
+            if features is not None:
+                g = jnp.einsum("enm,em->en", features, g) / features.shape[-2] ** 0.5
+            moves, state = optimiser.update(g, state, weights)
+            return (weights + moves, state), observe(theta)
+
+        over = (jax.random.split(key_train, protocol.steps), batches) if fresh else None
+        start = weights, optimiser.init(weights)
+        (weights, _), rows = jax.lax.scan(step, start, over, length=protocol.steps)
+        last = observe(_coefficients(weights, features))
+        return weights, jax.tree.map(lambda a, b: jnp.append(a, b), rows, last)
+
+    held = (count or 1) * sets + (0 if features is None else members * features.shape[-2])
+    together = max(1, min(len(weights), _INPUTS_AT_ONCE // (held * eigenvalues.size)))
+    return jax.lax.map(run, (weights, features, keys), batch_size=together)
