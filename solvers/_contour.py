@@ -1,9 +1,8 @@
 r"""Training of random features in the frequency domain: any schedule is a polynomial on one contour of fixed nodes."""
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +56,13 @@ class TwoPointLoss(NamedTuple):
     error: Float[Array, ""]
 
 
+class OnePointLoss(NamedTuple):
+    """The excess risk of one-pass SGD, before each step and after the last; for `error` see `Contour`."""
+
+    test: Float[Array, " times"]
+    error: Float[Array, ""]
+
+
 class ComplexModes(NamedTuple):
     r"""The spectrum that one-pass SGD meets at finite $N$: $L = \mathrm{Re} \sum_j W_j A_j$, as in `ModeBins`."""
 
@@ -70,18 +76,6 @@ def contour_nodes(steps: int, tolerance: float = 1e-8) -> int:
     return 2 * math.ceil(_NODES / 2 * math.log(2 * max(steps, 1000)) * math.log(1 / tolerance))
 
 
-def training_horizon(drive: Drive) -> Float[Array, ""]:
-    r"""How far a constant unit force would carry a parameter: $\sum_t \eta_t$ without momentum."""
-
-    def step(state, now):
-        position, velocity = state
-        velocity = now.beta * velocity + 1
-        return (position + now.e1 + now.e2 * velocity, velocity), None
-
-    (position, _), _ = jax.lax.scan(step, (jnp.zeros_like(drive.e2[0]), jnp.zeros_like(drive.e2[0])), drive)
-    return position
-
-
 def log_graded_contour(edge: Float[Array, ""], drive: Drive, nodes: int) -> Contour:
     r"""An ellipse in $\zeta = \log(z + \delta)$ around $[0, \mathrm{edge}]$, $\delta = 4/\tau$ with $\tau$ the horizon.
 
@@ -91,7 +85,7 @@ def log_graded_contour(edge: Float[Array, ""], drive: Drive, nodes: int) -> Cont
     """
     edge, drive = jax.lax.stop_gradient((edge, drive))
     # a training of no length has no scale of its own
-    delta = _OFFSET / jnp.maximum(training_horizon(drive), 1 / edge)
+    delta = _OFFSET / jnp.maximum(_horizon(drive), 1 / edge)
     low = jnp.log(delta) - _BEYOND_ZERO
 
     # A step of rate r and momentum b contracts for r z in an ellipse around 1 + b of half axes 1 + b and 1 - b.
@@ -99,8 +93,7 @@ def log_graded_contour(edge: Float[Array, ""], drive: Drive, nodes: int) -> Cont
     momentum = drive.beta * drive.e2 / jnp.maximum(drive.e1 + drive.e2, jnp.finfo(edge.dtype).tiny)
     flatness = (1 - momentum) / (1 + momentum)
     room = jnp.clip(jnp.log(2 / edge) - jnp.log(drive.e1 + drive.e2 / (1 + drive.beta)), 0.07, 40.0)
-    least_room = jnp.min(room)
-    beyond = jnp.minimum(_EDGE_SHARE * least_room, _BEYOND_EDGE)
+    beyond = jnp.minimum(_EDGE_SHARE * jnp.min(room), _BEYOND_EDGE)
     half = (jnp.log(edge + delta) + beyond - low) / 2
     x = np.linspace(0, 1, 17)[1:]  # from the right end to the middle
     border = jax.lax.map(lambda x: jnp.min(flatness * jnp.sqrt(jnp.expm1(room - beyond + x * half))), jnp.asarray(x))
@@ -113,7 +106,7 @@ def log_graded_contour(edge: Float[Array, ""], drive: Drive, nodes: int) -> Cont
 
     # the sum converges like exp(-nodes * strip): the strip of theta around the contour without singularity or growth
     inside = height - jnp.sqrt(jnp.maximum(height**2 - 2 * half * beyond, 0.0))
-    outside = jnp.sqrt(height**2 + 2 * half * (least_room - beyond)) - height
+    outside = jnp.sqrt(height**2 + 2 * half * (jnp.min(room) - beyond)) - height
     strip = jnp.min(jnp.stack([inside, outside, height, border - height])) / half
     return Contour(jnp.exp(zeta) - delta, jnp.exp(zeta) * velocity, jnp.exp(-nodes * strip))
 
@@ -150,9 +143,7 @@ def two_point_tables(
 
     same, mixed = table(lambda x: x), table(jnp.conj)
     off = jnp.imag(mixed - same)
-    top = jnp.concatenate([jnp.real(mixed + same), off], -1)
-    bottom = jnp.concatenate([jnp.swapaxes(off, -1, -2), jnp.real(mixed - same)], -1)
-    return 2 * jnp.concatenate([top, bottom], -2)
+    return 2 * jnp.block([[jnp.real(mixed + same), off], [jnp.swapaxes(off, -1, -2), jnp.real(mixed - same)]])
 
 
 def two_point_losses(tables: Float[Array, "2 rows rows"], contour: Contour, drive: Drive) -> TwoPointLoss:
@@ -170,8 +161,9 @@ def two_point_losses(tables: Float[Array, "2 rows rows"], contour: Contour, driv
 
     def record(p):
         rows = jnp.concatenate([p.real, p.imag], -1)
-        losses = jnp.sum(jnp.matmul(rows, tables, precision=HIGHEST) * rows, -1)
-        return losses.T, jnp.max(jnp.abs(jax.lax.stop_gradient(p)), -1)
+        return jnp.sum(jnp.matmul(rows, tables, precision=HIGHEST) * rows, -1).T, jnp.max(
+            jnp.abs(jax.lax.stop_gradient(p)), -1
+        )
 
     losses, sizes = _blocked(step, record, (jnp.ones_like(z), jnp.zeros_like(z)), drive)
     return TwoPointLoss(losses[:, 0], losses[:, 1], jnp.max(sizes), contour.error)
@@ -190,14 +182,12 @@ def two_point_loss(
 ) -> TwoPointLoss:
     r"""Learning curves of full-batch gradient descent on $P$ samples with $N$ random features.
 
-    $f = \theta \cdot x$, $\theta = A^T w / \sqrt N$ with frozen $A_{ij} \sim N(0, 1)$ and $w$ trained from zero on the
-    half mean square of the residuals, for large $N$ and $P$ (relative error $O(1/N + 1/P)$). Equal to
-    `feature_dynamics` with the matrix of the same optimiser, at a cost linear in the number of steps.
+    $f = \theta \cdot x$, $\theta = A^T w / \sqrt N$ with frozen $A_{ij} \sim N(0, 1)$ and $w$ trained from zero on half
+    the mean square, up to $O(1/N + 1/P)$. Equal to `feature_dynamics` at a cost linear in the number of steps.
 
     **Arguments:**
 
-    - `bins`: the spectrum and the teacher.
-    - `noise_power`: $\sigma^2$, the variance of the label noise.
+    - `bins`, `noise_power`: the spectrum and the teacher; $\sigma^2$ of the labels.
     - `drive`: $e_1, e_2, \beta$, each `[steps]`; there is no batch to be read from it.
     - `inverse_features`, `inverse_samples`: $1/N$, $1/P$; zero for infinitely many.
     - `nodes`: of the contour, both halves counted; 128 reach 1e-8 in 10,000 steps, see `contour_nodes`.
@@ -258,7 +248,7 @@ def one_point_loss(
     inverse_features: Float[ArrayLike, ""],
     *,
     nodes: int | None = None,
-) -> Float[Array, " times"]:
+) -> OnePointLoss:
     r"""Excess risk of one-pass SGD with $N$ random features, before each step and after the last.
 
     Without momentum $L = \mathrm{Re} \sum_j q_j [g\, a + m z\, b](z_j)$ over both halves, with
@@ -266,8 +256,8 @@ def one_point_loss(
     $$a' = \left((1 - \eta z)^2 + \tfrac1B \eta^2 z^2\right) a, \qquad
     b' = \left((1 - \eta z)^2 + \tfrac1B \eta^2 z^2\right) b + \tfrac1B \eta^2 z\,(L + \sigma^2) .$$
 
-    Exact in the noise of Gaussian batches; the features enter by their large-$N$ spectrum, relative error $O(1/N)$.
-    At infinite $N$ it is `second_moment`.
+    Exact in the noise of Gaussian batches; relative error $O(1/N)$ from the features, none at infinite $N$, where it
+    is `second_moment`.
 
     **Arguments:** as those of `two_point_loss`; `drive` has $e_1, e_2, \beta, 1/B$, each `[steps]`.
 
@@ -275,16 +265,28 @@ def one_point_loss(
 
         Two-Point Deterministic Equivalence for Stochastic Gradient Dynamics in Linear Models (arXiv 2502.05074).
     """
-    contour = log_graded_contour(
-        spectral_edge(bins, inverse_features, 0.0), drive, nodes or contour_nodes(drive.e2.size)
-    )
-    return one_point_losses(complex_modes(bins, contour, inverse_features), noise_power, drive)
+    edge = spectral_edge(bins, inverse_features, 0.0)
+    contour = log_graded_contour(edge, drive, nodes or contour_nodes(drive.e2.size))
+    modes = complex_modes(bins, contour, inverse_features)
+    return OnePointLoss(one_point_losses(modes, noise_power, drive), contour.error)
 
 
-def _blocked(step: Callable[[Any, Any], tuple[Any, Any]], record: Callable[[Any], Any], state: Any, drive: Drive):
+def _horizon(drive: Drive) -> Float[Array, ""]:
+    """How far a constant unit force would carry a parameter."""
+
+    def step(state, now):
+        position, velocity = state
+        velocity = now.beta * velocity + 1
+        return (position + now.e1 + now.e2 * velocity, velocity), None
+
+    nothing = jnp.zeros_like(drive.e2[0])
+    return jax.lax.scan(step, (nothing, nothing), drive)[0][0]
+
+
+def _blocked(step, record, state, drive: Drive):
     """`record` of the outputs of `step`, at all `steps + 1` times, in blocks that reverse mode computes again.
 
-    Steps without force fill the last block; the state after the true last step is the output of the first of them.
+    Steps without force fill the last block; the first of them puts out the state after the true last step.
     """
     steps = drive.e2.size
     size = math.isqrt(steps) + 1

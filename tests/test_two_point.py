@@ -171,12 +171,12 @@ def test_derivatives_of_the_scale(order):
 
 def test_fresh_batches_at_infinite_width_are_the_second_moment_recursion():
     p = sized(problem(0.85), np.inf, 10)
-    np.testing.assert_allclose(fresh_batches(p), second_moment(*pieces(p, 0.1)), rtol=1e-9)
+    np.testing.assert_allclose(fresh_batches(p).test, second_moment(*pieces(p, 0.1)), rtol=1e-9)
 
 
 def test_infinite_batches_are_infinite_data():
     p = sized(problem(0.85), 40, np.inf)
-    np.testing.assert_allclose(fresh_batches(p), contour_form(p)["same"].test, rtol=1e-9)
+    np.testing.assert_allclose(fresh_batches(p).test, contour_form(p)["same"].test, rtol=1e-9)
 
 
 def test_gradients_of_full_batches():
@@ -185,8 +185,8 @@ def test_gradients_of_full_batches():
 
 def test_gradients_of_fresh_batches():
     def both(p):
-        curve = fresh_batches(p)
-        return TwoPointLoss(curve, curve, *2 * [jnp.zeros(())])
+        found = fresh_batches(p)
+        return TwoPointLoss(found.test, found.test, jnp.zeros(()), found.error)
 
     compare_gradients(both, problem(0.85), compiled=both)
 
@@ -200,7 +200,7 @@ def test_convergence_in_the_nodes():
         return jax.jit(lambda drive: two_point_loss(bins, 0.09, drive, 1 / 40, 1 / 60, nodes=nodes))(drive)
 
     reference = solve(300)
-    for nodes, tolerance in (80, 2e-6), (120, 1e-8), (contour_nodes(10_000), 1e-8), (160, 1e-10), (200, 1e-12):
+    for nodes, tolerance in (80, 2e-6), (120, 2e-8), (contour_nodes(10_000), 1e-8), (160, 1e-10), (200, 1e-12):
         found = solve(nodes)
         np.testing.assert_allclose(found.test, reference.test, rtol=tolerance)
         np.testing.assert_allclose(found.train, reference.train, rtol=tolerance)
@@ -216,10 +216,10 @@ def test_the_estimated_error_near_instability(learning_rate, momentum):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("features", "tolerance"), [(30, 0.05), (90, 0.025)])
+@pytest.mark.parametrize(("features", "tolerance"), [(30, 0.03), (90, 0.012)])
 def test_average_over_draws_of_the_features(features, tolerance):
     """For given features one-pass SGD is the recursion on the spectrum of their covariance, plus a floor."""
-    modes, steps, draws, noise_power = 200, 3000, 24, 0.04
+    modes, steps, draws, noise_power = 200, 3000, 48, 0.04
     rng, k = np.random.default_rng(0), np.arange(1, modes + 1)
     lam, teacher = k**-1.5, k**-0.25
     rate = jnp.full(steps, 0.1)
@@ -234,5 +234,6 @@ def test_average_over_draws_of_the_features(features, tolerance):
         eigenvalues, directions = np.linalg.eigh(covariance)
         bins = exact_bins(jnp.asarray(eigenvalues), jnp.asarray(directions.T @ best))
         curves.append(floor + recursion(bins, jnp.asarray(noise_power + floor)))
-    theory = one_point_loss(exact_bins(jnp.asarray(lam), jnp.asarray(teacher)), noise_power, drive, 1 / features)
-    np.testing.assert_allclose(theory, np.mean(curves, 0), rtol=tolerance)
+    theory = one_point_loss(exact_bins(jnp.asarray(lam), jnp.asarray(teacher)), noise_power, drive, 1 / features).test
+    mean, error = np.mean(curves, 0), np.std(curves, 0) / np.sqrt(draws)
+    assert np.all(np.abs(theory - mean) < tolerance * mean + 3 * error)
