@@ -261,9 +261,7 @@ def one_point_loss(
 
     **Arguments:** as those of `two_point_loss`; `drive` has $e_1, e_2, \beta, 1/B$, each `[steps]`.
 
-    ??? cite
-
-        Two-Point Deterministic Equivalence for Stochastic Gradient Dynamics in Linear Models (arXiv 2502.05074).
+    Source: that of `two_point_loss`.
     """
     edge = spectral_edge(bins, inverse_features, 0.0)
     contour = log_graded_contour(edge, drive, nodes or contour_nodes(drive.e2.size))
