@@ -10,7 +10,6 @@ from ..solvers import (
     Drive,
     ModeBins,
     as_float,
-    contour_nodes,
     double,
     exact_bins,
     feature_dynamics,
@@ -59,7 +58,7 @@ def drive_of(protocol) -> Drive:
 
 
 @eqx.filter_jit
-def feature_curves(problem, method: str, nodes: int | None) -> tuple[dict[str, Any], Any, Any, Any]:
+def feature_curves(problem, method: str, nodes: int) -> tuple[dict[str, Any], Any, Any, Any]:
     """Losses; the step of divergence and the status; and the largest curvature of training.
 
     An ensemble of $E$ networks has the loss $L/E + (1 - 1/E)L_\\times$, with the correlation of two of them.
@@ -72,9 +71,10 @@ def feature_curves(problem, method: str, nodes: int | None) -> tuple[dict[str, A
     pairs = ({}, alone), ({"shared_features": False, "shared_samples": not limit.bagging}, 1 - alone)
 
     if method == "contour" and fresh:
-        test, train, missing = one_point_loss(bins, noise_power, drive, sizes[0], nodes=nodes), None, 0.0
+        losses = one_point_loss(bins, noise_power, drive, sizes[0], nodes=nodes)
+        test, train, missing = losses.test, None, losses.error / _CONTOUR
     elif method == "contour":
-        contour = log_graded_contour(edge, drive, nodes or contour_nodes(protocol.steps))
+        contour = log_graded_contour(edge, drive, nodes)
         tables = [w * two_point_tables(bins, noise_power, contour, *sizes, **share) for share, w in pairs]
         losses = two_point_losses(tables[0] + tables[1], contour, drive)
         test, train = losses.test, losses.train

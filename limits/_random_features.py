@@ -14,6 +14,7 @@ from ..nets._random_features import check_problem, has_samples
 from ..problems import (
     CONVERGED,
     DIVERGED,
+    NOT_CONVERGED,
     OnlineSGD,
     Trajectory,
     check,
@@ -27,6 +28,7 @@ from ..solvers import (
     Sweeps,
     as_float,
     context,
+    contour_nodes,
     coordinate_sweeps,
     double,
     in_precision,
@@ -38,6 +40,7 @@ from ._base import AbstractLimit
 from ._feature_curves import METHODS, drive_of, feature_curves, mode_bins
 from ._memory import check_memory
 
+_MOST_NODES = 1000
 _SHORT = 100  # steps up to which matrices over time are no dearer than a contour
 
 
@@ -138,16 +141,21 @@ class RandomFeatures(AbstractLimit):
             raise ValueError('members must be 1 with OnlineSGD by method="contour"; method="time" takes any number.')
         if method == "time":
             self._check_memory(task, protocol, memory_limit)
-        with double():
-            run = in_precision(lambda problem, _: feature_curves(problem, method, nodes), "double")
-            solution = run(as_float((self, task, protocol)), ())
-        losses, diverged, code, edge = to_host(solution)
+        count = nodes or contour_nodes(protocol.steps)
+        while True:
+            with double():
+                run = in_precision(lambda problem, _, count=count: feature_curves(problem, method, count), "double")
+                losses, diverged, code, edge = to_host(run(as_float((self, task, protocol)), ()))
+            # near the edge of stability a contour has to pass in a narrow gap, which takes more nodes
+            if nodes or method == "time" or count > _MOST_NODES or checks.concrete(code) != NOT_CONVERGED:
+                break
+            count = 2 * count
         trajectory = Trajectory(
             **losses,
             status_code=code,
             diverged_step=diverged,
             loss_convention="mean_square",
-            attributes=(("method", method), ("nodes", nodes)),
+            attributes=(("method", method), ("nodes", count if method == "contour" else None)),
         )
         edge = checks.concrete(edge)
         bound = None if fresh or edge is None or _has_momentum(protocol) else 2 / float(edge)
