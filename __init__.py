@@ -14,7 +14,7 @@ from .problems import (
     schedules,
     tasks,
 )
-from .studies import Comparison, Optimum, compare, depth_limit, final_loss, optimise
+from .studies import Comparison, Frontier, Optimum, compare, compute_frontier, depth_limit, final_loss, optimise
 
 __version__ = "0.1.0"
 
@@ -22,6 +22,7 @@ __all__ = [
     "Comparison",
     "ConvergenceError",
     "DivergedError",
+    "Frontier",
     "GradientDescent",
     "GradientFlow",
     "MinibatchSGD",
@@ -31,6 +32,7 @@ __all__ = [
     "Spectrum",
     "Trajectory",
     "compare",
+    "compute_frontier",
     "depth_limit",
     "final_loss",
     "limits",

@@ -38,14 +38,16 @@ def mode_bins(task) -> ModeBins:
     return as_float(bins)
 
 
-def inverse_sizes(limit, task, protocol):
-    """$1/N$, and $1/P$ or $1/B_t$."""
-    inverse_features = 0.0 if limit.features is None else 1 / limit.features
-    if isinstance(protocol, OnlineSGD):
-        return inverse_features, 1 / protocol.batch_size
+def inverse_features(limit):
+    """$1/N$."""
+    return 0.0 if limit.features is None else 1 / limit.features
+
+
+def inverse_samples(task):
+    """$1/P$ of the samples that are seen again."""
     if isinstance(task, Gaussian) and task.sample_ratio is not None:
-        return inverse_features, 1 / (task.sample_ratio * len(task.eigenvalues))
-    return inverse_features, 1 / task.samples
+        return 1 / (task.sample_ratio * len(task.eigenvalues))
+    return 1 / task.samples
 
 
 def drive_of(protocol) -> Drive:
@@ -65,8 +67,9 @@ def feature_curves(problem, method: str, nodes: int) -> tuple[dict[str, Any], An
     """
     limit, task, protocol = problem
     bins, noise_power, drive = mode_bins(task), task.noise**2, drive_of(protocol)
-    fresh, sizes = isinstance(protocol, OnlineSGD), inverse_sizes(limit, task, protocol)
-    edge = spectral_edge(bins, sizes[0], jnp.max(sizes[1]) if fresh else sizes[1])
+    fresh = isinstance(protocol, OnlineSGD)
+    sizes = inverse_features(limit), drive.inverse_batch if fresh else inverse_samples(task)
+    edge = spectral_edge(bins, sizes[0], jnp.max(sizes[1]))
     alone = 1 / limit.members
     pairs = ({}, alone), ({"shared_features": False, "shared_samples": not limit.bagging}, 1 - alone)
 

@@ -15,6 +15,7 @@ from ..problems import (
     CONVERGED,
     DIVERGED,
     NOT_CONVERGED,
+    GradientDescent,
     OnlineSGD,
     Trajectory,
     check,
@@ -34,10 +35,11 @@ from ..solvers import (
     in_precision,
     second_moment,
     stability_bound,
+    stationary_loss,
     to_host,
 )
 from ._base import AbstractLimit
-from ._feature_curves import METHODS, drive_of, feature_curves, mode_bins
+from ._feature_curves import METHODS, drive_of, feature_curves, inverse_features, inverse_samples, mode_bins
 from ._memory import check_memory
 
 _MOST_NODES = 1000
@@ -188,6 +190,19 @@ class RandomFeatures(AbstractLimit):
         sizes = f"steps={protocol.steps}, {modes} bins of modes"
         check_memory(needs, remedies, "RandomFeatures.solve", sizes, memory_limit)
 
+    def stationary_loss(self, task):
+        """Where gradient descent on the task's samples, or on the population, ends: the excess risk, a number in
+        float64; see `solvers.stationary_loss`. It is infinite where features and samples are equally many.
+
+        **Raises:** `ValueError` for a task without samples and for an ensemble.
+        """
+        check_problem(task, GradientDescent(0.0, steps=1))
+        if self.members > 1:
+            raise ValueError("members must be 1: where an ensemble ends is not solved.")
+        with double():
+            found = in_precision(lambda problem, _: _stationary(*problem), "double")(as_float((self, task)), ())
+        return to_host(found)
+
     def stable_rate(self, task, batch_size=1.0):
         """The largest constant rate at which SGD without momentum is stable; see `solvers.stability_bound`."""
         with double():
@@ -281,6 +296,11 @@ def _solve(task, protocol, momentum: bool, adjoint: str):
     loss = second_moment(mode_bins(task), _noise_power(task), drive_of(protocol), momentum=momentum, adjoint=adjoint)
     diverged = first_divergence(loss).astype(jnp.int32)
     return loss, diverged, jnp.where(diverged >= 0, jnp.int32(DIVERGED), jnp.int32(CONVERGED))
+
+
+@eqx.filter_jit
+def _stationary(limit, task):
+    return stationary_loss(mode_bins(task), task.noise**2, inverse_features(limit), inverse_samples(task)).test
 
 
 @eqx.filter_jit

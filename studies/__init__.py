@@ -1,6 +1,7 @@
 """What one does with limits: compare them with networks, and optimise through them."""
 
 from ._compare import AGREEMENT, Comparison, compare
+from ._compute_frontier import Frontier, compute_frontier
 from ._depth_limit import depth_limit
 from ._final_loss import final_loss
 from ._optimise import METHODS, Optimum, optimise
@@ -10,8 +11,10 @@ __all__ = [
     "AGREEMENT",
     "METHODS",
     "Comparison",
+    "Frontier",
     "Optimum",
     "compare",
+    "compute_frontier",
     "depth_limit",
     "final_loss",
     "optimise",
