@@ -147,7 +147,8 @@ class RandomFeatures(AbstractLimit):
         while True:
             with double():
                 run = in_precision(lambda problem, _, count=count: feature_curves(problem, method, count), "double")
-                losses, diverged, code, edge = to_host(run(as_float((self, task, protocol)), ()))
+                solution = run(as_float((self, task, protocol)), ())
+            losses, diverged, code, edge = to_host(solution)
             # near the edge of stability a contour has to pass in a narrow gap, which takes more nodes
             if nodes or method == "time" or count > _MOST_NODES or checks.concrete(code) != NOT_CONVERGED:
                 break

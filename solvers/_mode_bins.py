@@ -79,8 +79,10 @@ def power_sums(power: Float[Array, ""], edges: np.ndarray) -> Float[Array, " bin
     x = jnp.asarray(edges - 0.5)
     log_edges = jnp.log(x)
     middle, half = (log_edges[1:] + log_edges[:-1]) / 2, (log_edges[1:] - log_edges[:-1]) / 2
-    log_x = middle[:, None] + half[:, None] * _NODES
-    integral = half * jnp.sum(_NODE_WEIGHTS * jnp.exp((1 - power) * log_x), axis=1)
+    # one NumPy array in operations of both precisions has confused the cache of compiled operations
+    nodes, weights = (jnp.asarray(a, log_edges.dtype) for a in (_NODES, _NODE_WEIGHTS))
+    log_x = middle[:, None] + half[:, None] * nodes
+    integral = half * jnp.sum(weights * jnp.exp((1 - power) * log_x), axis=1)
     first = -power * jnp.exp(-(power + 1) * log_edges)
     third = first * (power + 1) * (power + 2) / x**2
     fifth = third * (power + 3) * (power + 4) / x**2
