@@ -38,7 +38,7 @@ def _inputs(steps: int, limit: DeepLinear = LIMIT) -> DeepLinearInputs:
 
 
 def _log_loss(inputs: DeepLinearInputs, depth: int, adjoint: str = "tape"):
-    return jnp.log(deep_linear(inputs, depth=depth, fresh=False, adjoint=adjoint).data.C_v[-1, -1])
+    return jnp.log(2 * deep_linear(inputs, depth=depth, fresh=False, adjoint=adjoint).data.C_v[-1, -1])
 
 
 def _slope(lengths: tuple[int, ...]) -> dict[str, Any]:

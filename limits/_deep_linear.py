@@ -210,8 +210,8 @@ def _solve(problem, fresh: bool, adjoint: str):
     solve = deep_residual if limit.residual else deep_linear
     history = solve(inputs, depth=limit.depth, fresh=fresh, adjoint=adjoint)
     data = history.data
-    risk = data.loss if fresh else jnp.diagonal(data.C_v)
-    residual = risk + inputs.noise_power if fresh else jnp.diagonal(data.C_residual)
+    risk = data.loss if fresh else 2 * jnp.diagonal(data.C_v)
+    residual = risk + inputs.noise_power if fresh else 2 * jnp.diagonal(data.C_residual)
     losses = {"test_loss": risk / 2, "train_loss": residual / 2}
     diverged = jnp.maximum(first_divergence(losses["test_loss"]), first_divergence(losses["train_loss"]))
     code = jnp.where(diverged >= 0, jnp.int32(DIVERGED), jnp.int32(CONVERGED))

@@ -37,7 +37,7 @@ class Site(NamedTuple):
     $$k = K_\zeta\,\zeta + \tilde\gamma K_\psi\,\psi, \qquad g = \tilde\gamma G_\zeta\,\zeta + G_\psi\,\psi$$
 
     so that the responses are $R_k = \tilde\gamma K_\psi$ and $R_g = \tilde\gamma G_\zeta$. Of the covariances the
-    lower triangle is stored.
+    lower triangle is stored, with half of the diagonal, so that they are the sum of it and its transpose.
     """
 
     K_zeta: Any
@@ -89,8 +89,8 @@ def deep_linear_row(data, inputs: DeepLinearInputs, history: DeepLinearHistory, 
 
     B = q * now.decay * response + optimiser * covariance
     psi = lambda y: inputs.output_power * q * now.decayed(above, y)  # noqa: E731
-    row, response, below = data.row(inputs, history.data, now, B, psi, x)
-    response, covariance = inputs.output_power * response, row.C_u
+    row, response, covariance, below = data.row(inputs, history.data, now, B, psi, x)
+    response = inputs.output_power * response
 
     for l, (G_zeta, G_psi, C_g) in enumerate(sites):
         known = history.sites[l]
@@ -100,7 +100,7 @@ def deep_linear_row(data, inputs: DeepLinearInputs, history: DeepLinearHistory, 
         zeta = q * now.decayed(below, K_zeta)
         covariance = now.row((known.K_zeta, known.K_psi), (K_zeta, K_psi), (zeta, s * sources[l](K_psi)))
         below = lambda y, old=known.C_k, new=covariance: product(old, y, (new, now.unit))  # noqa: E731
-        response, sites[l] = K_psi, Site(K_zeta, K_psi, G_zeta, G_psi, covariance, C_g)
+        response, sites[l] = K_psi, Site(K_zeta, K_psi, G_zeta, G_psi, now.halved(covariance), now.halved(C_g))
     return DeepLinearHistory(row, tuple(sites))
 
 
@@ -140,5 +140,5 @@ def deep_linear(inputs: DeepLinearInputs, *, depth: int, fresh: bool, adjoint: s
 
 
 def symmetric(rows: Float[Array, "time time"]) -> Float[Array, "time time"]:
-    """The whole of a covariance of which the lower triangle is stored."""
-    return rows + rows.T - jnp.diag(jnp.diag(rows))
+    """The whole of a covariance of which the lower triangle is stored, with half of the diagonal."""
+    return rows + rows.T

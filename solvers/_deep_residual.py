@@ -16,7 +16,7 @@ class ResidualHistory(NamedTuple):
 
     `K` and `G` `[time, layer, source, time]` are the fields of every layer as maps of all sources: first $\zeta^1 \dots
     \zeta^L$ and then $\psi^1 \dots \psi^L$, in the units of `Site`. `C_k` and `C_g` `[time, layer, time]` are lower
-    triangles.
+    triangles with half of the diagonal.
     """
 
     data: Any
@@ -49,7 +49,8 @@ def residual_row(data, inputs: DeepLinearInputs, history: ResidualHistory, time,
     # The sources zeta get their covariance from the layer below, psi from the one above: the last from the readout,
     # whose Gaussian does not change in time.
     below = jnp.concatenate([history.data.C_u[None], C_k[:-1]])
-    readout = jnp.tril(jnp.outer(now.until - now.unit, now.until))
+    earlier = now.until - now.unit
+    readout = jnp.tril(jnp.outer(earlier, now.until)) - jnp.diag(earlier) / 2
     above = jnp.concatenate([C_g[1:], readout[None]])
     product_each = jax.vmap(lambda rows, y, new: product(rows, y, (new, now.unit)))
 
@@ -78,7 +79,7 @@ def residual_row(data, inputs: DeepLinearInputs, history: ResidualHistory, time,
     B = q * now.decay * g[0] + optimiser * covariance
     first = lambda y: product(C_g[0], y, (covariance, now.unit))  # noqa: E731
     psi = lambda y: inputs.output_power * q * now.decayed(first, y)  # noqa: E731
-    row, response, _ = data.row(inputs, history.data, now, B, psi, x)
+    row, response, C_u, _ = data.row(inputs, history.data, now, B, psi, x)
 
     def up(carry, layer):
         k, response, covariance, new_below = carry
@@ -91,9 +92,9 @@ def residual_row(data, inputs: DeepLinearInputs, history: ResidualHistory, time,
         covariance = now.row((known_K,), (k,), (image,))
         return (k, k[depth + l], covariance, new_below), (k, covariance)
 
-    start = (nothing, inputs.output_power * response, row.C_u, nothing[:depth])
+    start = (nothing, inputs.output_power * response, C_u, nothing[:depth])
     _, (K_now, C_k_now) = jax.lax.scan(up, start, (layers, scales, K, G, G_now))
-    return ResidualHistory(row, K_now, G_now, C_k_now, C_g_now)
+    return ResidualHistory(row, K_now, G_now, now.halved(C_k_now), now.halved(C_g_now))
 
 
 def deep_residual(inputs: DeepLinearInputs, *, depth: int, fresh: bool, adjoint: str = "tape") -> ResidualHistory:

@@ -15,10 +15,9 @@ def dot(a, b):
 
 
 def product(rows, y, pending=None):
-    """`C y` for a symmetric C of which the lower triangle `rows` is stored; `pending` is a row to come, and its time
-    as a unit vector."""
-    diagonal = jnp.diagonal(rows)
-    result = dot(rows, y) + dot(rows.T, y) - (diagonal * y.T).T
+    """`C y` for a symmetric C of which the lower triangle `rows` is stored, with half of the diagonal; `pending` is a
+    whole row to come, and its time as a unit vector."""
+    result = dot(rows, y) + dot(rows.T, y)
     if pending is not None:
         new, unit = pending
         result = result + _outer(new * (1 - unit), dot(unit, y)) + _outer(unit, dot(new, y))
@@ -51,6 +50,10 @@ class Now(NamedTuple):
         """`a` times `rows`, to which the `new` row of the present belongs."""
         return dot(a, rows) + dot(self.unit, a) * new
 
+    def halved(self, row):
+        """A row of a covariance as it is stored."""
+        return row * (1 - self.unit / 2)
+
     def row(self, old, new, images):
         """The covariance of a field now with itself at all times: its maps then and now, and C times its maps now."""
         # modes and sources in one axis, so that each contraction is one matrix-vector product
@@ -82,7 +85,8 @@ class FreshData(NamedTuple):
 
     @classmethod
     def row(cls, inputs, known, now: Now, B, psi, x):
-        """The row of the present; the mean response of u to $\\psi^0$; and the covariance of u as an operator."""
+        """The row of the present; the mean response of u to $\\psi^0$; and the covariance of u, its row and as an
+        operator."""
         lam, power = inputs.eigenvalues, inputs.teacher_power
         mean = 1 / len(lam)
         V_teacher = 1 - dot(B, known.U_teacher)
@@ -103,7 +107,7 @@ class FreshData(NamedTuple):
         maps = U_teacher, U_psi, U_noise
         C_u = now.row(known[:3], maps, images)
         below = lambda y: product(known.C_u, y, (C_u, now.unit))  # noqa: E731
-        return cls(*maps, C_u, loss, noise), mean * jnp.sum(U_psi, axis=0), below
+        return cls(*maps, now.halved(C_u), loss, noise), mean * jnp.sum(U_psi, axis=0), C_u, below
 
 
 class ReusedData(NamedTuple):
@@ -155,7 +159,8 @@ class ReusedData(NamedTuple):
         images = mean * power * U[0], mean * psi(U[1].T).T, mean * noise(U[2].T).T
         C_u = now.row(known[3:6], U, images)
         below = lambda y: product(known.C_u, y, (C_u, now.unit))  # noqa: E731
-        return cls(*V, *U, R_residual, C_residual, C_v, C_u), mean * jnp.sum(U[1], axis=0), below
+        stored = (now.halved(C) for C in (C_residual, C_v, C_u))
+        return cls(*V, *U, R_residual, *stored), mean * jnp.sum(U[1], axis=0), C_u, below
 
 
 def _scaled(lam, maps):

@@ -18,6 +18,7 @@ def call(capsys, *arguments):
     return (0 if code is None else code), captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_the_module_starts():
     shown = subprocess.run([sys.executable, "-m", "limitax", "list"], capture_output=True, text=True, check=True).stdout
     assert "power-law-sgd" in shown

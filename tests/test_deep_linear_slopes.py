@@ -63,7 +63,9 @@ def difference(name, field, value, direction, one_sided):
     return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h)
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    "name", [n if n == "fresh batches" else pytest.param(n, marks=pytest.mark.slow) for n in PROBLEMS]
+)
 def test_slopes_are_differences(name):
     """Without the global flag: the theory computes in double precision, and only its answer is rounded."""
     assert not jax.config.jax_enable_x64

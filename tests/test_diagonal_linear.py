@@ -20,6 +20,7 @@ TASK = tasks.from_arrays(X, Y)
 TIMES = lx.GradientFlow(np.linspace(0, 2.2, 60))
 
 
+@pytest.mark.slow
 def test_networks_are_gradient_flow_of_their_weights():
     task, times = tasks.from_arrays(X[:, :3], Y), np.linspace(0, 1.5, 12)
     with jax.enable_x64(True):

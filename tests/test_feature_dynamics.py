@@ -161,6 +161,7 @@ def test_a_correlation_is_positive_and_the_past_does_not_know_the_future():
     assert np.all(late.test[21:] != found.test[21:])
 
 
+@pytest.mark.slow
 def test_gradients():
     compare_gradients(solve, problem(0.85), compiled=time_domain)
 

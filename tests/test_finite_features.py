@@ -94,6 +94,7 @@ def test_replication_approaches_the_theory():
     np.testing.assert_allclose(np.polyfit(np.log(sizes), np.log(spread), 1)[0], -0.5, atol=0.12)
 
 
+@pytest.mark.slow
 def test_compare_replicates():
     task = lx.tasks.power_law(30, 1.2, 1.8, noise=0.3, samples=15)
     report = lx.compare(lx.limits.RandomFeatures(10), task, lx.GradientDescent(0.3, steps=10), sizes=(4, 8), seeds=16)
@@ -134,7 +135,8 @@ def loss_of(point, method):
     return jnp.log(limit.solve(task, protocol, method=method, throw=False).test_loss[-1])
 
 
-@pytest.mark.parametrize("method", ["contour", pytest.param("time", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["contour", "time"])
 def test_slopes(method):
     """Without the global flag, under the caller's jit."""
     assert not jax.config.jax_enable_x64

@@ -52,6 +52,7 @@ def test_kernels_are_positive_over_time_and_samples(theory):
         assert np.linalg.eigvalsh(square)[0] > -1e-5
 
 
+@pytest.mark.slow
 def test_diagonal_kernels(theory):
     limit = limits.MLP(2, "tanh", bias_scale=0.3)
     diagonal = limit.solve(TASK, PROTOCOL, keep="diagonal", **SMALL)
@@ -139,6 +140,7 @@ def test_divergence_is_an_error_with_the_stability_bound_or_a_status():
     assert out.diverged_step > 0
 
 
+@pytest.mark.slow
 def test_capacity_grows_by_itself_and_is_an_error_if_given():
     limit = limits.MLP(2, "tanh")
     with pytest.raises(ConvergenceError, match="raise capacity"):

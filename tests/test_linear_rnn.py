@@ -52,6 +52,7 @@ def test_loss_and_gradient(target):
         np.testing.assert_allclose(np.vdot(gradient, direction), difference, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_integral_and_vanishes_at_the_target():
     W, u, v = random_weights(4)
     with jax.enable_x64(True):
@@ -87,7 +88,9 @@ STEPS = 200
 VARIED = lx.GradientDescent(np.linspace(0.1, 0.02, STEPS), np.linspace(0.1, 0.6, STEPS), 0.01)
 
 
-@pytest.mark.parametrize("task", [INTEGRATOR, OSCILLATOR], ids=["integrator", "oscillator"])
+@pytest.mark.parametrize(
+    "task", [pytest.param(INTEGRATOR, marks=pytest.mark.slow), OSCILLATOR], ids=["integrator", "oscillator"]
+)
 def test_two_dimensions_are_exact_without_disorder(task):
     with jax.enable_x64(True):
         net = LIMIT.finite(task, size=50, key=jax.random.key(3))
@@ -196,6 +199,7 @@ def loss_of(point):
     return lx.final_loss(limit, tasks.oscillator(point["decay"], point["frequency"]), protocol, order=1)
 
 
+@pytest.mark.slow
 def test_gradients():
     with jax.enable_x64(True):
         slopes = jax.jit(jax.grad(loss_of))(jax.tree.map(jnp.asarray, POINT))

@@ -210,6 +210,7 @@ def test_a_test_point_changes_nothing():
             np.testing.assert_array_equal(beside.Phi.equal_time, without.Phi.equal_time)
 
 
+@pytest.mark.slow
 def test_a_training_sample_as_test_point_is_predicted_alike():
     with jax.enable_x64(True):
         inputs = make_inputs(2, 5)

@@ -63,6 +63,7 @@ def central(loss, inputs, direction, step=1e-3):
     return (8 * (at(1.0) - at(-1.0)) - (at(2.0) - at(-2.0))) / (12 * step)
 
 
+@pytest.mark.slow
 @EXACT_AND_SAMPLED
 def test_tape_equals_forward_mode_and_finite_differences(exact):
     with jax.enable_x64(True):

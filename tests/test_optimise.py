@@ -90,6 +90,7 @@ def test_hard_phase_with_momentum():
     assert np.all((both.protocol.momentum >= 0) & (both.protocol.momentum < 1))
 
 
+@pytest.mark.slow
 def test_a_property_of_the_task():
     found = lx.optimise(LIMIT, TASK, PROTOCOL, over="capacity", bounds={"capacity": (1.1, 3.0)})
     assert found.status == "converged"
@@ -149,6 +150,7 @@ def test_new_values_do_not_retrace():
     assert counts[2] - counts[1] == counts[1] - counts[0] == 1
 
 
+@pytest.mark.slow
 def test_wide_network():
     task = lx.tasks.sphere(jax.random.key(0), samples=3, dim=3)
     limit = lx.limits.MLP(depth=1, activation="tanh", richness=1.0)

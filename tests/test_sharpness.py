@@ -39,6 +39,7 @@ def test_rich_training_ends_in_a_balanced_solution():
         )
 
 
+@pytest.mark.slow
 def test_it_is_the_outlier_of_the_first_layer():
     """With one hidden layer on the population, the matrix is C_g + s_1^2 / nu with the largest singular value s_1."""
     limit = lx.limits.DeepLinear(1, 2.0, 6.0, 0.5)

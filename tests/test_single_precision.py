@@ -87,6 +87,7 @@ def solved(family):
     return {name: (single[name], double[name]) for name in single}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "quantity", "tolerance"), ROWS)
 def test_single_precision(family, quantity, tolerance):
     single, double = map(np.asarray, solved(family)[quantity])

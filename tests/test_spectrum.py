@@ -196,6 +196,7 @@ def tanh():
     return limit, theory
 
 
+@pytest.mark.slow
 def test_perceptron(tanh):
     limit, theory = tanh
     matrices = limit.spiked_matrices(theory, 1)
@@ -277,7 +278,8 @@ def of_spectrum(point, layer):
     return found.outliers[-1, 0], found.margin[-1], found.margin[1], found.outliers[1, 0]
 
 
-@pytest.mark.parametrize("layer_number", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("layer_number", [0, 1])
 def test_slopes(layer_number):
     """Central differences; upwards only along the rate of zero, which cannot be lowered."""
     central, ahead, h = np.array([1, -8, 0, 8, -1]) / 12, np.array([-25, 48, -36, 16, -3]) / 12, 1e-4

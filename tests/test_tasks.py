@@ -66,6 +66,7 @@ def test_gegenbauer_targets_are_the_orthogonal_polynomials(degree, dim):
     assert abs((y**2).mean() - 1) < 5 * (y**2).std() / np.sqrt(samples)
 
 
+@pytest.mark.slow
 def test_one_key_is_one_data_set_whatever_the_global_precision():
     settings = {"samples": 4, "dim": 3, "test_samples": 2, "target": "gegenbauer", "degree": 3}
     with jax.enable_x64(True):

@@ -77,7 +77,7 @@ def without_noise(p):
     return np.append(np.sum(k ** -p["decay"]), left**2 @ k ** -p["decay"])
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.85])
+@pytest.mark.parametrize("momentum", [pytest.param(0.0, marks=pytest.mark.slow), 0.85])
 def test_both_domains_agree(momentum):
     p = problem(momentum)
     found, expected = contour_form(p), time_domain(p)
@@ -179,6 +179,7 @@ def test_infinite_batches_are_infinite_data():
     np.testing.assert_allclose(fresh_batches(p).test, contour_form(p)["same"].test, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_gradients_of_full_batches():
     compare_gradients(solve, problem(0.85), compiled=lambda p: contour_form(p)["same"])
 
