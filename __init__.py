@@ -14,11 +14,23 @@ from .problems import (
     schedules,
     tasks,
 )
-from .studies import Comparison, Frontier, Optimum, compare, compute_frontier, depth_limit, final_loss, optimise
+from .studies import (
+    BenignBounds,
+    Comparison,
+    Frontier,
+    Optimum,
+    benign_bounds,
+    compare,
+    compute_frontier,
+    depth_limit,
+    final_loss,
+    optimise,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BenignBounds",
     "Comparison",
     "ConvergenceError",
     "DivergedError",
@@ -31,6 +43,7 @@ __all__ = [
     "Sharpness",
     "Spectrum",
     "Trajectory",
+    "benign_bounds",
     "compare",
     "compute_frontier",
     "depth_limit",

@@ -1,5 +1,6 @@
 from ._adjoint_scan import ADJOINTS, adjoint_scan
 from ._alternating_flow import Jumps, alternating_flow, diagonal_coefficients, diagonal_flow
+from ._averaged_moment import AveragedMoment, averaged_moment
 from ._balanced_flow import balanced_flow, integrate, logistic_growth, two_layer_flow
 from ._causal_scan import CAUSAL_ADJOINTS, causal_scan, causal_sweep
 from ._contour import (
@@ -38,6 +39,7 @@ from ._linear_optimiser import descend, linear_optimiser
 from ._march import MarchInputs, MarchOutputs, march
 from ._minimise import Minimum, minimise, projected
 from ._mode_bins import ModeBins, exact_bins, power_law_bins
+from ._power_sums import power_sum
 from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host
 from ._reverse_scan import reverse_scan
 from ._sample_covariance import marchenko_pastur_nodes, sample_covariance_density, sample_covariance_edge
@@ -59,6 +61,7 @@ __all__ = [
     "HIGHEST",
     "UNRESOLVED",
     "AbstractFieldAxis",
+    "AveragedMoment",
     "CoefficientAxis",
     "ComplexModes",
     "Contour",
@@ -85,6 +88,7 @@ __all__ = [
     "alternating_flow",
     "arnoldi",
     "as_float",
+    "averaged_moment",
     "balanced_flow",
     "bulk_density",
     "bulk_edge",
@@ -120,6 +124,7 @@ __all__ = [
     "outliers",
     "overlap_matrix",
     "power_law_bins",
+    "power_sum",
     "projected",
     "reverse_scan",
     "ridgeless_scale",

@@ -85,7 +85,7 @@ def sgd_transposed(params, drive: tuple[Array, Array], bar: Float[Array, " bins"
     return own + bins.weights * (inverse_batch * eta**2 * to_loss + loss_bar)
 
 
-def _cotangents(step, params, states, drive, states_bar, losses_bar):
+def step_cotangents(step, params, states, drive, states_bar, losses_bar):
     """Cotangents of the parameters and of the drive in many steps at once.
 
     A control acts on every bin alike: its cotangent is taken bin by bin and summed as a product with ones, see `_sums`.
@@ -100,10 +100,10 @@ def _cotangents(step, params, states, drive, states_bar, losses_bar):
 
 def _momentum_cotangents(params, states, drive, states_bar, losses_bar):
     rows_bar = tuple(jnp.unstack(states_bar, axis=1))
-    return _cotangents(_moments, params, states, drive, rows_bar, losses_bar)
+    return step_cotangents(_moments, params, states, drive, rows_bar, losses_bar)
 
 
-_sgd_cotangents = partial(_cotangents, sgd_step)
+sgd_cotangents = partial(step_cotangents, sgd_step)
 
 
 def _sums(bins: ModeBins, a: Float[Array, " bins"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -158,7 +158,7 @@ def second_moment(
     else:
         rates = drive.e1 + drive.e2, drive.inverse_batch
         A, losses = adjoint_scan(
-            sgd_step, params, A, rates, transposed=sgd_transposed, cotangents=_sgd_cotangents, adjoint=adjoint
+            sgd_step, params, A, rates, transposed=sgd_transposed, cotangents=sgd_cotangents, adjoint=adjoint
         )
     return jnp.append(losses, jnp.sum(bins.weights * A))
 

@@ -1,5 +1,6 @@
 """What one does with limits: compare them with networks, and optimise through them."""
 
+from ._benign_bounds import BenignBounds, benign_bounds, check_bounded_rate
 from ._compare import AGREEMENT, Comparison, compare
 from ._compute_frontier import Frontier, compute_frontier
 from ._depth_limit import depth_limit
@@ -10,9 +11,12 @@ from ._progress import show_progress, track, working
 __all__ = [
     "AGREEMENT",
     "METHODS",
+    "BenignBounds",
     "Comparison",
     "Frontier",
     "Optimum",
+    "benign_bounds",
+    "check_bounded_rate",
     "compare",
     "compute_frontier",
     "depth_limit",
