@@ -123,11 +123,10 @@ def _run(command: Run) -> int:
     from .gallery import parse_settings, system
     from .studies import show_progress
     from .studies.results import Folder
-    from .studies.tables import show_comparison
 
     chosen = system(command.name)
     settings = parse_settings(command.set_)
-    chosen.problem(settings, full=command.full)
+    chosen.check(settings, full=command.full)
     folder, key = Folder(command.out), _key(command.seed)
     with show_progress():
         report = chosen.run(settings, full=command.full, sizes=command.sizes, seeds=command.seeds, key=key)
@@ -137,7 +136,7 @@ def _run(command: Run) -> int:
     about = {"system": chosen.name, "paper": chosen.paper, "settings": shown}
     folder.summary(about | report.summary() | {"measured": measured or None})
     folder.picture(partial(chosen.plot, report))
-    show_comparison(report, f"{chosen.name} (arXiv {chosen.paper})")
+    chosen.show(report)
     for name, value in measured.items():
         print(f"{name}: {value}")
     print(f"figure.png, result.nc and summary.json are in {folder.path}")

@@ -4,10 +4,10 @@ import difflib
 import importlib
 import pkgutil
 
-from ._system import Problem, System, parse_settings
+from ._system import AbstractSystem, ClosedForm, Problem, System, parse_settings
 
 
-def systems() -> dict[str, System]:
+def systems() -> dict[str, AbstractSystem]:
     """All systems by name, in alphabetical order."""
     found = {}
     for module in pkgutil.iter_modules(__path__):
@@ -17,7 +17,7 @@ def systems() -> dict[str, System]:
     return dict(sorted(found.items()))
 
 
-def system(name: str) -> System:
+def system(name: str) -> AbstractSystem:
     """The system called `name`. **Raises:** `ValueError` that names the nearest ones."""
     known = systems()
     if name in known:
@@ -27,4 +27,4 @@ def system(name: str) -> System:
     raise ValueError(f'system "{name}" is unknown; {hint}')
 
 
-__all__ = ["Problem", "System", "parse_settings", "system", "systems"]
+__all__ = ["AbstractSystem", "ClosedForm", "Problem", "System", "parse_settings", "system", "systems"]

@@ -62,8 +62,9 @@ def array(
     above: float | None = None,
     below: float | None = None,
     place: str = "entry",
+    finite: bool = True,
 ) -> Any:
-    """A leaf with `ndim` axes, at least one entry, all finite and in range."""
+    """A leaf with `ndim` axes, at least one entry, all in range and, unless told otherwise, finite."""
     result = leaf(name, value, "an array of numbers")
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if result.ndim not in allowed:
@@ -71,7 +72,7 @@ def array(
         raise ValueError(f"{name} must have {axes} axes; an array of shape {result.shape} was given.")
     if result.size == 0:
         raise ValueError(f"{name} must not be empty; an array of shape {result.shape} was given.")
-    _check_range(name, result, low, high, above, below, True, place=place)
+    _check_range(name, result, low, high, above, below, finite, place=place)
     return result
 
 

@@ -6,6 +6,7 @@ from ._compute_frontier import Frontier, compute_frontier
 from ._depth_limit import depth_limit
 from ._final_loss import final_loss
 from ._optimise import METHODS, Optimum, optimise
+from ._precision_law import ComputeOptimum, PrecisionLaw
 from ._progress import show_progress, track, working
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "METHODS",
     "BenignBounds",
     "Comparison",
+    "ComputeOptimum",
     "Frontier",
     "Optimum",
+    "PrecisionLaw",
     "benign_bounds",
     "check_bounded_rate",
     "compare",
