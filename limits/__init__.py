@@ -2,6 +2,8 @@ from ._base import AbstractLimit, of
 from ._deep_linear import DeepLinear
 from ._diagonal_linear import DiagonalLinear
 from ._extensive_outputs import ExtensiveOutputs
+from ._learned_features import LearnedFeatures
+from ._linear_model import LinearModel
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._random_features import RandomFeatures
@@ -15,6 +17,8 @@ __all__ = [
     "DeepLinear",
     "DiagonalLinear",
     "ExtensiveOutputs",
+    "LearnedFeatures",
+    "LinearModel",
     "LinearRNN",
     "RandomFeatures",
     "Sharpness",

@@ -5,7 +5,16 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..problems import CONVERGED, DIVERGED, NOT_CONVERGED, Gaussian, OnlineSGD, first_divergence
+from ..problems import (
+    CONVERGED,
+    DIVERGED,
+    NOT_CONVERGED,
+    Gaussian,
+    GradientDescent,
+    MinibatchSGD,
+    OnlineSGD,
+    first_divergence,
+)
 from ..solvers import (
     Drive,
     ModeBins,
@@ -53,10 +62,18 @@ def inverse_samples(task):
 def drive_of(protocol) -> Drive:
     """What the optimiser does, in the float type of the current precision context."""
     rate, momentum = as_float((protocol.learning_rate, protocol.momentum))
-    if not isinstance(protocol, OnlineSGD):
+    if isinstance(protocol, GradientDescent):
         return Drive(jnp.zeros_like(rate), rate, momentum, jnp.zeros_like(rate))
-    extra_gradient, batch_size = as_float((protocol.extra_gradient, protocol.batch_size))
-    return Drive(extra_gradient, rate, momentum, 1 / batch_size)
+    extra_gradient = as_float(protocol.extra_gradient) if isinstance(protocol, OnlineSGD) else jnp.zeros_like(rate)
+    return Drive(extra_gradient, rate, momentum, 1 / as_float(protocol.batch_size))
+
+
+def batch_noise(protocol, drive: Drive, inverse_samples):
+    """$1/B$ of batches drawn with replacement; without, what is left of it when the batch is part of $P$ samples."""
+    if isinstance(protocol, MinibatchSGD) and not protocol.replace:
+        others = jnp.maximum(1 - inverse_samples, jnp.finfo(drive.inverse_batch.dtype).eps)
+        return jnp.maximum(drive.inverse_batch - inverse_samples, 0.0) / others
+    return drive.inverse_batch
 
 
 @eqx.filter_jit
@@ -68,8 +85,8 @@ def feature_curves(problem, method: str, nodes: int) -> tuple[dict[str, Any], An
     limit, task, protocol = problem
     bins, noise_power, drive = mode_bins(task), task.noise**2, drive_of(protocol)
     fresh = isinstance(protocol, OnlineSGD)
-    sizes = inverse_features(limit), drive.inverse_batch if fresh else inverse_samples(task)
-    edge = spectral_edge(bins, sizes[0], jnp.max(sizes[1]))
+    sizes = inverse_features(limit), 0.0 if fresh else inverse_samples(task)
+    edge = spectral_edge(bins, sizes[0], jnp.max(drive.inverse_batch) if fresh else sizes[1])
     alone = 1 / limit.members
     pairs = ({}, alone), ({"shared_features": False, "shared_samples": not limit.bagging}, 1 - alone)
 
@@ -84,7 +101,8 @@ def feature_curves(problem, method: str, nodes: int) -> tuple[dict[str, Any], An
         missing = (losses.error + 1e-16 * losses.monitor**2) / _CONTOUR
     else:
         integrator, _ = linear_optimiser(drive.e2, drive.beta, jnp.zeros_like(drive.e2), drive.e1)
-        curves = [feature_dynamics(bins, noise_power, integrator, *sizes, fresh=fresh, **share) for share, _ in pairs]
+        sizes = *sizes, batch_noise(protocol, drive, sizes[1])
+        curves = [feature_dynamics(bins, noise_power, integrator, *sizes, **share) for share, _ in pairs]
         one, two = curves
         test, train = alone * one.test + (1 - alone) * two.test, alone * one.train + (1 - alone) * two.train
         missing = one.residual / _RESIDUAL

@@ -16,6 +16,7 @@ from ..problems import (
     DIVERGED,
     NOT_CONVERGED,
     GradientDescent,
+    MinibatchSGD,
     OnlineSGD,
     Trajectory,
     check,
@@ -102,11 +103,12 @@ class RandomFeatures(AbstractLimit):
         **Arguments:**
 
         - `task`: `power_law` or `gaussian`; with `GradientDescent` they need `samples` (infinite: the population).
-        - `protocol`: `OnlineSGD` with a `batch_size`, or `GradientDescent` without weight decay on the same samples.
+        - `protocol`: `OnlineSGD` with a `batch_size`; or, without weight decay, `GradientDescent` or `MinibatchSGD` on
+          the same samples.
         - `key`: not used; nothing is random.
         - `method`: `"time"`, time as steps³, or `"contour"`, time as steps, equal to 1e-8 and better; by default
           `"time"` up to 100 steps. One-pass SGD by `"contour"` has the own noise of each mode, which is dropped in
-          `"time"`; ensembles of it are solved by `"time"` only.
+          `"time"`; ensembles of it, and `MinibatchSGD`, are solved by `"time"` only.
         - `nodes`: of the contour; by default as many as reach 1e-8.
         - `precision`, `adjoint`: of the recursion at infinitely many features, `"double"` or `"single"` (relative error
           about 1e-5 over a thousand steps), and `"blocked"` (memory of about $4\sqrt T$ steps), `"stored"` (of all
@@ -123,7 +125,7 @@ class RandomFeatures(AbstractLimit):
         **Raises:** `DivergedError`, with the largest stable constant rate where it is known; `ConvergenceError`;
         `MemoryError` before any work.
         """
-        fresh = check_problem(task, protocol)
+        check_problem(task, protocol)
         checks.choice("precision", precision, ("double", "single"))
         checks.choice("adjoint", adjoint, ADJOINTS)
         checks.flag("throw", throw)
@@ -131,16 +133,16 @@ class RandomFeatures(AbstractLimit):
             checks.integer("nodes", nodes, low=8)
         plain = self._is_plain(protocol)
         if method is None:
-            ensemble = fresh and self.members > 1
-            method = "recursion" if plain else "time" if protocol.steps <= _SHORT or ensemble else "contour"
+            short = protocol.steps <= _SHORT or self._why_no_contour(protocol)
+            method = "recursion" if plain else "time" if short else "contour"
         else:
             checks.choice("method", method, METHODS)
         if method == "recursion":
             return self._by_recursion(task, protocol, precision, adjoint, throw)
         if precision == "single":
             raise ValueError('precision must be "double" with finitely many features or reused samples.')
-        if method == "contour" and fresh and self.members > 1:
-            raise ValueError('members must be 1 with OnlineSGD by method="contour"; method="time" takes any number.')
+        if method == "contour" and (reason := self._why_no_contour(protocol)):
+            raise ValueError(reason)
         if method == "time":
             self._check_memory(task, protocol, memory_limit)
         count = nodes or contour_nodes(protocol.steps)
@@ -161,7 +163,8 @@ class RandomFeatures(AbstractLimit):
             attributes=(("method", method), ("nodes", count if method == "contour" else None)),
         )
         edge = checks.concrete(edge)
-        bound = None if fresh or edge is None or _has_momentum(protocol) else 2 / float(edge)
+        whole = isinstance(protocol, GradientDescent) and not _has_momentum(protocol)
+        bound = None if edge is None or not whole else 2 / float(edge)
         return check(trajectory, bound) if throw else trajectory
 
     def _by_recursion(self, task, protocol, precision, adjoint, throw) -> Trajectory:
@@ -227,6 +230,13 @@ class RandomFeatures(AbstractLimit):
 
     def _is_plain(self, protocol) -> bool:
         return self.features is None and isinstance(protocol, OnlineSGD) and self.members == 1
+
+    def _why_no_contour(self, protocol) -> str:
+        if isinstance(protocol, MinibatchSGD):
+            return 'method must be "time" with MinibatchSGD; it is "contour".'
+        if isinstance(protocol, OnlineSGD) and self.members > 1:
+            return 'members must be 1 with OnlineSGD by method="contour"; method="time" takes any number.'
+        return ""
 
     def _replication(self, task, size) -> int:
         size = checks.integer("size", size)

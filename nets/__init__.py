@@ -4,6 +4,8 @@ from ._base import AbstractNet, Ensemble, trainable
 from ._deep_linear import DeepLinear
 from ._diagonal_linear import DiagonalLinear
 from ._extensive_outputs import ExtensiveOutputs
+from ._learned_features import LearnedFeatures
+from ._linear_model import LinearModel
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
 from ._random_features import RandomFeatures
@@ -17,6 +19,8 @@ __all__ = [
     "DiagonalLinear",
     "Ensemble",
     "ExtensiveOutputs",
+    "LearnedFeatures",
+    "LinearModel",
     "LinearRNN",
     "RandomFeatures",
     "SmallInitialization",

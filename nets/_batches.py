@@ -23,20 +23,43 @@ def whole_batch_size(protocol) -> int:
     return int(np.max(sizes))
 
 
+def runs_at_once(runs: int, most: int) -> int:
+    """How many runs to hold side by side, about `most`: a divisor of all, where that does not cost the half of them,
+    since a remainder would be compiled as a second program."""
+    most = max(1, min(runs, most))
+    return next((n for n in range(most, most // 2, -1) if runs % n == 0), most)
+
+
 def no_steps(steps) -> None:
     """**Raises:** `ValueError` if a number of steps was given beside a protocol that has its own."""
     if steps is not None:
         raise ValueError("steps goes with an optax optimiser; the protocol's schedules have their own number.")
 
 
+def check_batch(protocol: MinibatchSGD, samples) -> None:
+    """**Raises:** `ValueError` if one step would draw more than all `samples` without replacement."""
+    sizes = checks.concrete(protocol.batch_size)
+    if not protocol.replace and sizes is not None and samples is not None and np.max(sizes) > samples:
+        raise ValueError(
+            f"batch_size must be at most the {samples:g} samples without replacement; it is {np.max(sizes):g}."
+        )
+
+
+def drawn_samples(protocol, time, key, samples: int, largest_batch: int, dtype):
+    """Indices `[largest_batch]` of the samples that this step draws, and their weights, one over the batch size.
+
+    `OnlineSGD` draws from a pool with replacement."""
+    batch = jnp.asarray(protocol.batch_size, dtype)[time]
+    if isinstance(protocol, MinibatchSGD) and not protocol.replace:
+        drawn = jax.random.permutation(key, samples)[:largest_batch]
+    else:
+        drawn = jax.random.randint(key, (largest_batch,), 0, samples)
+    return drawn, (jnp.arange(largest_batch) < batch) / batch
+
+
 def sample_weights(protocol, time, key, samples: int, largest_batch: int, dtype):
     """The weight of each sample in the loss of this step: 1/P for the full batch, draws over batch size otherwise."""
     if not isinstance(protocol, MinibatchSGD):
         return jnp.full((samples,), 1.0 / samples, dtype)
-    batch = jnp.asarray(protocol.batch_size, dtype)[time]
-    if protocol.replace:
-        drawn = jax.random.randint(key, (largest_batch,), 0, samples)
-    else:
-        drawn = jax.random.permutation(key, samples)[:largest_batch]
-    counted = (jnp.arange(largest_batch) < batch).astype(dtype)
-    return jnp.zeros((samples,), dtype).at[drawn].add(counted) / batch
+    drawn, weights = drawn_samples(protocol, time, key, samples, largest_batch, dtype)
+    return jnp.zeros((samples,), dtype).at[drawn].add(weights)

@@ -21,7 +21,7 @@ from ..problems import (
 from ..problems import _checks as checks
 from ._activations import activation_function
 from ._base import AbstractNet, Ensemble, Frozen
-from ._batches import no_steps, sample_weights, whole_batch_size
+from ._batches import check_batch, no_steps, sample_weights, whole_batch_size
 
 
 class MLPWeights(eqx.Module):
@@ -186,11 +186,8 @@ def _check_protocol(protocol, steps, task):
     if isinstance(protocol, (GradientDescent, MinibatchSGD)):
         no_steps(steps)
         if isinstance(protocol, MinibatchSGD):
-            largest = whole_batch_size(protocol)
-            if not protocol.replace and largest > task.y.shape[0]:
-                raise ValueError(
-                    f"batch_size must be at most the {task.y.shape[0]} samples without replacement; it is {largest}."
-                )
+            whole_batch_size(protocol)
+            check_batch(protocol, task.y.shape[0])
         return protocol.steps
     if isinstance(protocol, OnlineSGD):
         raise TypeError("protocol OnlineSGD draws fresh samples, which a fixed data set cannot give; use MinibatchSGD.")

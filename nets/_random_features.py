@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..problems import Gaussian, GradientDescent, OnlineSGD, PowerLaw, schedules
+from ..problems import Gaussian, GradientDescent, MinibatchSGD, OnlineSGD, PowerLaw, schedules
 from ..problems import _checks as checks
 from ._base import AbstractNet, Ensemble, Frozen
-from ._batches import no_steps, whole_batch_size
+from ._batches import check_batch, drawn_samples, no_steps, runs_at_once, whole_batch_size
 
 _MOST_MODES = 2**20
 
@@ -70,7 +70,8 @@ class RandomFeatures(AbstractNet):
         """
         no_steps(steps)
         fresh = check_problem(task, protocol)
-        count = whole_batch_size(protocol) * self.size if fresh else task.sample_count(self.size)
+        batch = 0 if isinstance(protocol, GradientDescent) else whole_batch_size(protocol) * self.size
+        count = 0 if fresh else task.sample_count(self.size) or 0
         weights, dim = weights[:, 0], _modes(task) * self.size
         expected = weights.shape[-1] if self.features is None else self.features.shape[-1]
         if dim != expected:
@@ -80,7 +81,7 @@ class RandomFeatures(AbstractNet):
             features = features.reshape(len(weights), *features.shape[-3:])
         keys = jax.random.split(key, len(weights))
         sets = self.weights.shape[-2] if self.design.bagging else 1
-        final, losses = _run(weights, features, task, protocol, keys, self.size, count, sets)
+        final, losses = _run(weights, features, task, protocol, keys, self.size, count, batch, sets)
         fields = losses | {"loss_convention": "mean_square", "attributes": (("size", self.size),)}
         return final[:, None], fields
 
@@ -89,9 +90,8 @@ def check_problem(task, protocol) -> bool:
     """Checks that a linear model on random features learns this task by this protocol; returns whether no sample is
     seen twice."""
     checks.instance("task", task, (PowerLaw, Gaussian), "power_law or gaussian for RandomFeatures")
-    checks.instance(
-        "protocol", protocol, (GradientDescent, OnlineSGD), "GradientDescent or OnlineSGD for RandomFeatures"
-    )
+    known = (GradientDescent, MinibatchSGD, OnlineSGD)
+    checks.instance("protocol", protocol, known, "GradientDescent, MinibatchSGD or OnlineSGD for RandomFeatures")
     if isinstance(protocol, OnlineSGD):
         if protocol.batch_size is None:
             raise ValueError(
@@ -99,16 +99,27 @@ def check_problem(task, protocol) -> bool:
             )
         return True
     if not has_samples(task):
-        raise ValueError("samples is needed by GradientDescent, which sees the same ones at every step (inf: all).")
+        name = type(protocol).__name__
+        raise ValueError(f"samples is needed by {name}, which sees the same ones at every step (inf: all).")
     decay = checks.concrete(protocol.weight_decay)
     if decay is None or decay.any():
         raise ValueError("weight_decay must be 0: RandomFeatures is not solved with weight decay.")
+    if isinstance(protocol, MinibatchSGD):
+        check_batch(protocol, number_of_samples(task))
     return False
 
 
 def has_samples(task) -> bool:
     """Whether a task says how many samples a protocol sees that sees them again."""
     return task.samples is not None or (isinstance(task, Gaussian) and task.sample_ratio is not None)
+
+
+def number_of_samples(task):
+    """How many samples are seen again, a number that may be infinite; `None` if it is traced."""
+    if task.samples is None:
+        ratio = checks.concrete(task.sample_ratio)
+        return None if ratio is None else float(ratio) * len(task.eigenvalues)
+    return checks.concrete(task.samples)
 
 
 def _draw(design, dim: int, size: int, key) -> tuple[Any, Any]:
@@ -138,19 +149,21 @@ def _coefficients(weights, features):
 
 
 @eqx.filter_jit
-def _run(weights, features, task, protocol, keys, size: int, count: int | None, sets: int):
-    """Final weights `[seeds, members, features]` and losses `[seeds, steps + 1]`; `sets` of `count` samples each."""
+def _run(weights, features, task, protocol, keys, size: int, count: int, batch: int, sets: int):
+    """Final weights `[seeds, members, features]` and losses `[seeds, steps + 1]`; `sets` of `count` samples each, of
+    which a step sees at most `batch`, or all; without samples it sees fresh ones, or the population."""
     dtype, members = weights.dtype, weights.shape[1]
-    problem, fresh = task.population(size), isinstance(protocol, OnlineSGD)
+    problem = task.population(size)
     eigenvalues, teacher = (jnp.asarray(a, dtype) for a in (problem.eigenvalues, problem.teacher))
     optimiser = schedules.transformation(protocol, 1.0)
-    batches = jnp.asarray(protocol.batch_size, dtype) * size if fresh else None
-    draw, reused = jax.vmap(lambda key: problem.batch(key, count)), not fresh and count is not None
+    if batch:
+        protocol = eqx.tree_at(lambda p: p.batch_size, protocol, jnp.asarray(protocol.batch_size, dtype) * size)
+    draw = jax.vmap(lambda key: problem.batch(key, count or batch))
 
     def run(inputs):
         weights, features, key = inputs
         key_data, key_train = jax.random.split(key)
-        x, y = draw(jax.random.split(key_data, sets)) if reused else (jnp.zeros(0), jnp.zeros(0))
+        x, y = draw(jax.random.split(key_data, sets)) if count else (jnp.zeros(0), jnp.zeros(0))
 
         def residuals(theta, x, y):
             """`[members, samples]`; members share a sample where there is one only."""
@@ -158,19 +171,23 @@ def _run(weights, features, task, protocol, keys, size: int, count: int | None, 
 
         def gradient(theta, inputs):
             """Of the half mean square, with respect to theta, `[members, modes]`."""
-            if fresh:
-                key, batch = inputs
-                fresh_x, fresh_y = draw(jax.random.split(key, sets))
+            if not batch and not count:
+                return eigenvalues * (theta - teacher)
+            if not batch:
+                seen, shares = (x, y), 1 / y.shape[-1]
+            elif count:
+                time, keys = inputs[0], jax.random.split(inputs[1], sets)
+                drawn, shares = jax.vmap(lambda key: drawn_samples(protocol, time, key, count, batch, dtype))(keys)
+                seen = jax.vmap(lambda a, i: a[i])(x, drawn), jax.vmap(lambda a, i: a[i])(y, drawn)
+            else:
+                seen, size_now = draw(jax.random.split(inputs[1], sets)), protocol.batch_size[inputs[0]]
                 # a smaller batch is the head of the largest one
-                taken = (jnp.arange(count) < batch) / batch
-                return jnp.matmul((taken * residuals(theta, fresh_x, fresh_y))[:, None], fresh_x)[:, 0]
-            if reused:
-                return jnp.matmul(residuals(theta, x, y)[:, None] / y.shape[-1], x)[:, 0]
-            return eigenvalues * (theta - teacher)
+                shares = (jnp.arange(batch) < size_now) / size_now
+            return jnp.matmul((shares * residuals(theta, *seen))[:, None], seen[0])[:, 0]
 
         def observe(theta):
             row = {"test_loss": jnp.sum(eigenvalues * (jnp.mean(theta, axis=0) - teacher) ** 2)}
-            if reused and sets == 1:
+            if count and sets == 1:
                 row["train_loss"] = jnp.mean(jnp.mean(residuals(theta, x, y), axis=0) ** 2)
             return row
 
@@ -183,12 +200,12 @@ def _run(weights, features, task, protocol, keys, size: int, count: int | None, 
             moves, state = optimiser.update(g, state, weights)
             return (weights + moves, state), observe(theta)
 
-        over = (jax.random.split(key_train, protocol.steps), batches) if fresh else None
+        over = jnp.arange(protocol.steps), jax.random.split(key_train, protocol.steps)
         start = weights, optimiser.init(weights)
-        (weights, _), rows = jax.lax.scan(step, start, over, length=protocol.steps)
+        (weights, _), rows = jax.lax.scan(step, start, over)
         last = observe(_coefficients(weights, features))
         return weights, jax.tree.map(lambda a, b: jnp.append(a, b), rows, last)
 
-    held = (count or 1) * sets + (0 if features is None else members * features.shape[-2])
-    together = max(1, min(len(weights), _INPUTS_AT_ONCE // (held * eigenvalues.size)))
+    held = (count or batch or 1) * sets + (0 if features is None else members * features.shape[-2])
+    together = runs_at_once(len(weights), _INPUTS_AT_ONCE // (held * eigenvalues.size))
     return jax.lax.map(run, (weights, features, keys), batch_size=together)

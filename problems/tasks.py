@@ -11,6 +11,7 @@ from ._distributions import (
     isotropic,
     power_law,
 )
+from ._features import gaussian_equivalent, random_features
 from ._impulse_responses import ImpulseResponse, integrator, oscillator
 from ._linear_maps import LinearMap, linear_map
 
@@ -27,10 +28,12 @@ __all__ = [
     "digits",
     "from_arrays",
     "gaussian",
+    "gaussian_equivalent",
     "integrator",
     "isotropic",
     "linear_map",
     "oscillator",
     "power_law",
+    "random_features",
     "sphere",
 ]

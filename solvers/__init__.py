@@ -35,6 +35,7 @@ from ._deterministic_equivalent import (
 from ._feature_dynamics import FeatureDynamics, FeatureResponses, feature_dynamics, feature_responses
 from ._field_axis import AbstractFieldAxis, CoefficientAxis, SampleAxis
 from ._impulse_response import UNRESOLVED, arnoldi, fit_impulse_response, laguerre_terms, two_largest_eigenvalues
+from ._learned_features import FeatureLearning, learned_features
 from ._linear_optimiser import descend, linear_optimiser
 from ._march import MarchInputs, MarchOutputs, march
 from ._minimise import Minimum, minimise, projected
@@ -43,6 +44,7 @@ from ._power_sums import power_sum
 from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host
 from ._reverse_scan import reverse_scan
 from ._sample_covariance import marchenko_pastur_nodes, sample_covariance_density, sample_covariance_edge
+from ._sample_moments import SampleDrive, Samples, sample_moments
 from ._second_moment import Drive, second_moment, stability_bound
 from ._spiked_matrix import (
     Outliers,
@@ -70,6 +72,7 @@ __all__ = [
     "DeepLinearInputs",
     "Drive",
     "FeatureDynamics",
+    "FeatureLearning",
     "FeatureResponses",
     "Jumps",
     "MarchInputs",
@@ -80,6 +83,8 @@ __all__ = [
     "Outliers",
     "ResidualHistory",
     "SampleAxis",
+    "SampleDrive",
+    "Samples",
     "SpikedMatrix",
     "StationaryLoss",
     "Sweeps",
@@ -112,6 +117,7 @@ __all__ = [
     "in_precision",
     "integrate",
     "laguerre_terms",
+    "learned_features",
     "linear_optimiser",
     "log_graded_contour",
     "logistic_growth",
@@ -131,6 +137,7 @@ __all__ = [
     "sample_covariance_density",
     "sample_covariance_edge",
     "sample_factor",
+    "sample_moments",
     "second_moment",
     "self_consistent_scale",
     "single",

@@ -1,7 +1,6 @@
 r"""Training of random features in the frequency domain: any schedule is a polynomial on one contour of fixed nodes."""
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
 
+from ._blocked_scan import blocked_scan
 from ._deterministic_equivalent import (
     degrees_of_freedom,
     sample_factor,
@@ -165,7 +165,7 @@ def two_point_losses(tables: Float[Array, "2 rows rows"], contour: Contour, driv
             jnp.abs(jax.lax.stop_gradient(p)), -1
         )
 
-    losses, sizes = _blocked(step, record, (jnp.ones_like(z), jnp.zeros_like(z)), drive)
+    losses, sizes = blocked_scan(step, record, (jnp.ones_like(z), jnp.zeros_like(z)), drive)
     return TwoPointLoss(losses[:, 0], losses[:, 1], jnp.max(sizes), contour.error)
 
 
@@ -238,7 +238,7 @@ def one_point_losses(modes: ComplexModes, noise_power: Float[ArrayLike, ""], dri
         A_next = A - 2 * e1 * z * A - 2 * e2 * G + e1**2 * Q + 2 * e1 * e2 * Z + e2**2 * V_next
         return (A_next, G - e1 * Z - e2 * V_next, V_next), A
 
-    return _blocked(step, loss, (A, jnp.zeros_like(z), jnp.zeros_like(z)), drive)
+    return blocked_scan(step, loss, (A, jnp.zeros_like(z), jnp.zeros_like(z)), drive)
 
 
 def one_point_loss(
@@ -279,22 +279,3 @@ def _horizon(drive: Drive) -> Float[Array, ""]:
 
     nothing = jnp.zeros_like(drive.e2[0])
     return jax.lax.scan(step, (nothing, nothing), drive)[0][0]
-
-
-def _blocked(step, record, state, drive: Drive):
-    """`record` of the outputs of `step`, at all `steps + 1` times, in blocks that reverse mode computes again.
-
-    Steps without force fill the last block; the first of them puts out the state after the true last step.
-    """
-    steps = drive.e2.size
-    size = math.isqrt(steps) + 1
-    count = steps // size + 1
-    drive = jax.tree.map(lambda x: jnp.pad(x, (0, count * size - steps)).reshape(count, size), drive)
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def block(state, drive):
-        state, outputs = jax.lax.scan(step, state, drive)
-        return state, record(outputs)
-
-    _, records = jax.lax.scan(block, state, drive)
-    return jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:])[: steps + 1], records)

@@ -93,13 +93,13 @@ def feature_dynamics(
     noise_power: Float[ArrayLike, ""],
     integrator: Float[Array, "times steps"],
     inverse_features: Float[ArrayLike, ""],
-    inverse_samples: Float[ArrayLike, "*steps"],
+    inverse_samples: Float[ArrayLike, ""],
+    inverse_batch: Float[ArrayLike, "*steps"] = 0.0,
     *,
-    fresh: bool = False,
     shared_features: bool = True,
     shared_samples: bool = True,
 ) -> FeatureDynamics:
-    r"""Learning curves of gradient descent with $N$ random features, from $P$ samples or from fresh batches.
+    r"""Learning curves of gradient descent with $N$ random features, on $P$ samples, batches of them, or fresh batches.
 
     With $\mathbf 1$ the vector of ones over times, the error correlation $C$ and that of the features' field, $X$, obey
 
@@ -110,12 +110,15 @@ def feature_dynamics(
          + H_k K H_k^T \right],
     \end{aligned}$$
 
-    with $K = (C + \sigma^2 \mathbf 1 \mathbf 1^T)/P$, or, for batches of $B_t$ that are seen once, the diagonal of
-    $(C + \sigma^2)/B_t$. $G_k$ is strictly causal, so the rows follow from each other: no iteration. The train loss
-    is the diagonal of $R_1 (C + \sigma^2 \mathbf 1 \mathbf 1^T) R_1^T$.
+    $$K = \tfrac1P (C + \sigma^2 \mathbf 1 \mathbf 1^T) + D, \qquad
+    \ell_t = \left[ R_1 (C + \sigma^2 \mathbf 1 \mathbf 1^T) R_1^T + P (I - R_1) D (I - R_1)^T \right]_{tt} .$$
+
+    $\ell$ is the train loss and $D$ diagonal, $D_{tt} = \ell_t/B_t$: the choice of a batch is white noise on the
+    residuals that trained, of $1/B$ with replacement and of $(1 - B/P)/B$ without. $G_k$ and $I - R_1$ are strictly
+    causal, so the rows follow from each other: no iteration.
 
     Time is $O(\mathrm{bins} \times \mathrm{steps}^3)$, memory $O(\mathrm{bins} \times \mathrm{steps}^2)$: for a few
-    hundred steps; `two_point_loss` and `one_point_loss` go further. With fresh batches the own-mode term of order
+    hundred steps; `two_point_loss` and `one_point_loss` go further. With batches the own-mode term of order
     $\lambda_k^2/B$ of `second_moment` is not in this limit.
 
     **Arguments:**
@@ -123,8 +126,8 @@ def feature_dynamics(
     - `bins`, `noise_power`: the spectrum and the teacher; $\sigma^2$.
     - `integrator`: what a force at a step does at each time, `c` of `linear_optimiser`; any optimiser without decay.
     - `inverse_features`: $1/N$.
-    - `inverse_samples`: $1/P$, or, if `fresh`, $1/B$ or $1/B_t$.
-    - `fresh`: whether every step has new samples.
+    - `inverse_samples`: $1/P$; zero for batches that are never seen again.
+    - `inverse_batch`: the $1/B_t$ above; zero if a step sees all samples.
     - `shared_features`, `shared_samples`: as for `two_point_loss`.
 
     ??? cite
@@ -133,26 +136,25 @@ def feature_dynamics(
     """
     S = jnp.pad(integrator, ((0, 0), (0, 1)))
     inverse_samples = jnp.asarray(inverse_samples, S.dtype)
-    G, H, R1, residual = feature_responses(bins, S, inverse_features, 0.0 if fresh else inverse_samples)
-
-    if fresh:
-        coupling = jnp.diag(jnp.pad(jnp.broadcast_to(inverse_samples, integrator.shape[1:]), (0, 1)))
-    else:
-        coupling = jnp.ones_like(S) * inverse_samples
-    coupling = coupling if shared_samples else jnp.zeros_like(S)
-    correlation = _march(bins, noise_power, G, H, inverse_features if shared_features else 0.0, coupling)
-
-    train = jnp.sum(_product(R1, correlation + noise_power) * R1, axis=1)
+    G, H, R1, residual = feature_responses(bins, S, inverse_features, inverse_samples)
+    inverse_batch = jnp.pad(jnp.broadcast_to(jnp.asarray(inverse_batch, S.dtype), integrator.shape[1:]), (0, 1))
+    # (I - R1) P, which is finite for infinitely many samples
+    kept = jnp.tensordot(bins.weights, G, axes=1, precision=HIGHEST)
+    if not shared_samples:
+        inverse_samples, inverse_batch = jnp.zeros_like(inverse_samples), jnp.zeros_like(inverse_batch)
+    shared = inverse_features if shared_features else 0.0
+    correlation, train = _march(bins, noise_power, G, H, R1, kept, shared, inverse_samples, inverse_batch)
     if not shared_samples:
         train = jnp.full_like(train, jnp.nan)
     return FeatureDynamics(jnp.diagonal(correlation), train, correlation, residual)
 
 
-def _march(bins: ModeBins, noise_power, G, H, inverse_features, coupling):
-    """The error correlation, row by row; a row is complete up to its own time, then the column follows by symmetry."""
+def _march(bins: ModeBins, noise_power, G, H, R1, kept, inverse_features, inverse_samples, inverse_batch):
+    """The error correlation, row by row, and the train loss; a row is complete up to its own time, then the column
+    follows by symmetry."""
     lam, W = bins.eigenvalues, bins.weights
     decay = jnp.sum(H, axis=2)
-    times = jnp.arange(coupling.shape[0])
+    times = jnp.arange(R1.shape[0])
 
     def start(weights):
         return jnp.einsum("k,kt,ks->ts", weights, decay, decay, precision=HIGHEST)
@@ -163,8 +165,8 @@ def _march(bins: ModeBins, noise_power, G, H, inverse_features, coupling):
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(state, now):
-        X, K = state
-        t, C_start, X_start, coupled = now
+        X, C, K, choice = state
+        t, C_start, X_start, inverse_batch = now
 
         def insert(a, row):
             row = jnp.where(times <= t, row, 0.0)
@@ -174,14 +176,17 @@ def _march(bins: ModeBins, noise_power, G, H, inverse_features, coupling):
         through = inverse_features * _product(g, X)
         to_C, to_X = weigh(jnp.stack([through + lam[:, None] * _product(g, K), lam[:, None] * through]), G)
         C_row = C_start + to_C
-        K = insert(K, coupled * (C_row + noise_power))
+        C = insert(C, C_row + noise_power)
+        train = _product(_product(R1[t], C), R1[t]) + inverse_samples * _product(kept[t] ** 2, choice)
+        choice = choice.at[t].set(inverse_batch * train)
+        K = insert(K, inverse_samples * C[t]).at[t, t].add(choice[t])
         X_row = X_start + to_X + weigh(_product(h, K), H)
-        return (insert(X, X_row), K), jnp.where(times <= t, C_row, 0.0)
+        return (insert(X, X_row), C, K, choice), (jnp.where(times <= t, C_row, 0.0), train)
 
-    nothing = jnp.zeros_like(coupling)
-    inputs = times, start(W * bins.teacher_power), start(W * lam * bins.teacher_power), coupling
-    _, C = jax.lax.scan(step, (nothing, nothing), inputs)
-    return C + jnp.tril(C, -1).T
+    nothing = jnp.zeros_like(R1)
+    inputs = times, start(W * bins.teacher_power), start(W * lam * bins.teacher_power), inverse_batch
+    _, (C, train) = jax.lax.scan(step, (nothing, nothing, nothing, nothing[0]), inputs)
+    return C + jnp.tril(C, -1).T, train
 
 
 def _transfer(bins: ModeBins, Q: Float[Array, "times times"]) -> Float[Array, "bins times times"]:

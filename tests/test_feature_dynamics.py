@@ -24,21 +24,21 @@ def problem(momentum=0.0, size=1, batch=None):
         "learning_rate": (0.15 if momentum else 0.3) * (1 - t / 2),
         "momentum": momentum * t,
         "inverse_features": np.asarray(1 / (size * FEATURES)),
-        "inverse_samples": np.asarray(1 / (batch or size * SAMPLES)),
+        "inverse_samples": np.asarray(0.0 if batch else 1 / (size * SAMPLES)),
         "capacity": np.asarray(1.5),
         "decay": np.asarray(2.0),
         "noise": np.asarray(0.3),
-    }
+    } | ({"inverse_batch": np.asarray(1 / batch)} if batch else {})
 
 
 def solve(p, **options):
     bins = power_law_bins(MODES, p["capacity"], p["decay"])
     integrator, _ = linear_optimiser(p["learning_rate"], p["momentum"], jnp.zeros(STEPS))
     sizes = p["inverse_features"], p["inverse_samples"]
-    return feature_dynamics(bins, p["noise"] ** 2, integrator, *sizes, **options)
+    return feature_dynamics(bins, p["noise"] ** 2, integrator, *sizes, p.get("inverse_batch", 0.0), **options)
 
 
-time_domain = jax.jit(solve, static_argnames=("fresh", "shared_features", "shared_samples"))
+time_domain = jax.jit(solve, static_argnames=("shared_features", "shared_samples"))
 
 
 def published(p, sweeps=12, correlation_sweeps=60):
@@ -125,7 +125,7 @@ def test_simulation(momentum):
 
 
 def test_simulation_of_fresh_batches():
-    found = time_domain(problem(batch=BATCH), fresh=True)
+    found = time_domain(problem(batch=BATCH))
     agree(found.test, simulation(batch=BATCH)["test"], 0.03)
 
 
@@ -146,7 +146,7 @@ def test_fresh_batches_at_infinite_width_have_a_recursion():
     for rate in np.append(p["learning_rate"], 0):
         losses.append(np.sum(lam * A))
         A = (1 - rate * lam) ** 2 * A + rate**2 / BATCH * lam * (losses[-1] + p["noise"] ** 2)
-    found = time_domain(p, fresh=True)
+    found = time_domain(p)
     np.testing.assert_allclose(found.test, losses, rtol=1e-12)
     np.testing.assert_allclose(found.train, found.test + p["noise"] ** 2, rtol=1e-14)
 
@@ -202,7 +202,7 @@ def test_the_error_falls_like_the_inverse_size(momentum):
 @pytest.mark.slow
 def test_simulation_of_fresh_batches_with_many_seeds():
     p, sample = problem(batch=40), simulation(batch=40, seeds=1600)
-    found = time_domain(p, fresh=True)
+    found = time_domain(p)
     agree(found.test, sample["test"], 0.015)
     agree(found.train, sample["train"], 0.015)
-    agree(time_domain(p, fresh=True, shared_features=False).test, sample["cross"], 0.015)
+    agree(time_domain(p, shared_features=False).test, sample["cross"], 0.015)

@@ -72,6 +72,44 @@ def test_networks(members, bagging):
         assert np.all(away < tolerance + 2 * error), name
 
 
+BATCHES = {
+    "with replacement": lx.MinibatchSGD(0.15, 4, steps=STEPS),
+    "without replacement": lx.MinibatchSGD(0.2, 10, replace=False, steps=STEPS),
+    "momentum": lx.MinibatchSGD(0.1, 4, momentum=np.linspace(0, 0.8, STEPS)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", [None, 30])
+@pytest.mark.parametrize("protocol", BATCHES.values(), ids=BATCHES)
+def test_batches_of_reused_samples(features, protocol):
+    """The noise of the choice of batches in both losses, to the error of size 1/P, which replication divides."""
+    task = lx.tasks.power_law(60, 1.2, 1.8, noise=0.5, samples=40)
+    limit = lx.limits.RandomFeatures(features)
+    theory = limit.solve(task, protocol)
+    whole = limit.solve(task, lx.GradientDescent(protocol.learning_rate, protocol.momentum))
+    assert whole.train_loss[-1] < 0.98 * theory.train_loss[-1]
+    for size, seeds, tolerance in ((1, 3000, 0.025), (4, 600, 0.007)):
+        runs = lx.nets.train(limit.ensemble(task, size=size, seeds=seeds), task, protocol)
+        for name in ("test_loss", "train_loss"):
+            many = np.asarray(getattr(runs, name), float)
+            error = many.std(0) / np.sqrt(seeds) / many.mean(0)
+            assert np.all(np.abs(many.mean(0) / getattr(theory, name) - 1) < tolerance + 2.5 * error), (size, name)
+
+
+@pytest.mark.slow
+def test_batches_have_their_limits():
+    """All samples without replacement are the whole batch; of samples without end every batch is fresh."""
+    descent, limit = lx.GradientDescent(RATES), lx.limits.RandomFeatures(40)
+    drawn = limit.solve(TASK, lx.MinibatchSGD(RATES, 60, replace=False))
+    np.testing.assert_allclose(drawn.train_loss, limit.solve(TASK, descent).train_loss, rtol=1e-12)
+    endless = lx.tasks.power_law(120, 1.5, 2.0, noise=0.3, samples=np.inf)
+    fresh = limit.solve(endless, lx.OnlineSGD(RATES, batch_size=4), method="time")
+    drawn = limit.solve(endless, lx.MinibatchSGD(RATES, 4))
+    np.testing.assert_allclose(drawn.test_loss, fresh.test_loss, rtol=1e-12)
+    np.testing.assert_allclose(drawn.train_loss, fresh.test_loss + 0.09, rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_replication_approaches_the_theory():
     """The mean over networks differs from the theory by 1/size, a single one by its root."""
@@ -89,8 +127,12 @@ def test_replication_approaches_the_theory():
     means, errors = np.array(means), np.array(errors)
     print(means, errors, spread)
     assert np.all(np.abs(means[:2]) > 4 * errors[:2])
-    scaled, scatter = means * sizes, errors * sizes
-    assert np.all(np.abs(np.diff(scaled)) < 3 * np.hypot(scatter[1:], scatter[:-1]) + 0.3 * np.abs(scaled[1:]))
+    slope = np.polyfit(np.log(sizes), np.log(np.abs(means)), 1)[0]
+    centred = np.log(sizes) - np.log(sizes).mean()
+    slope_error = np.hypot(*(centred * errors / means)[[0, -1]]) / np.sum(centred**2)
+    print(slope, slope_error)
+    assert slope_error < 0.15
+    assert abs(slope + 1) < 3 * slope_error + 0.1
     np.testing.assert_allclose(np.polyfit(np.log(sizes), np.log(spread), 1)[0], -0.5, atol=0.12)
 
 
@@ -243,7 +285,7 @@ def test_compute_optimal_exponents(capacity, decay, modes, expected):
     print(frontier.loss_exponent, frontier.features_exponent, expected)
     np.testing.assert_allclose(frontier.loss_exponent, expected[0], atol=0.02)
     np.testing.assert_allclose(frontier.features_exponent, expected[1], atol=0.05)
-    assert frontier.loss[-1] < 0.8 * frontier.loss[0]
+    assert np.all(np.diff(frontier.loss) < 0)
     np.testing.assert_allclose(frontier.features * frontier.steps, frontier.compute)
 
 
@@ -253,3 +295,9 @@ def test_frontier_messages():
         lx.compute_frontier(limit, task, protocol, sizes=[1, 2, 3])
     with raises(TypeError, "limit must be a limits.RandomFeatures"):
         lx.compute_frontier(lx.limits.MLP(1, "tanh"), task, protocol, sizes=[1, 2, 3, 4])
+    with raises(ValueError, "members must be 1 for a frontier over features times steps; it is 2."):
+        lx.compute_frontier(lx.limits.RandomFeatures(9, 2), task, protocol, sizes=[1, 2, 3, 4])
+    with raises(TypeError, "task must be power_law or gaussian for RandomFeatures"):
+        lx.compute_frontier(limit, lx.tasks.sphere(samples=2, dim=3), protocol, sizes=[1, 2, 3, 4])
+    with raises(ValueError, "learning_rate must be the same known number at every step"):
+        lx.compute_frontier(limit, task, lx.OnlineSGD(np.array([0.1, 0.2])), sizes=[1, 2, 3, 4])

@@ -157,8 +157,14 @@ def test_divergence():
 def test_messages():
     with pytest.raises(ValueError, match="samples is needed by GradientDescent"):
         LIMIT.solve(TASK, lx.GradientDescent(0.1, steps=3))
-    with pytest.raises(TypeError, match="protocol must be GradientDescent or OnlineSGD for RandomFeatures"):
-        LIMIT.solve(lx.tasks.power_law(40, samples=10), lx.MinibatchSGD(0.1, 2, steps=3))
+    with pytest.raises(
+        TypeError, match="protocol must be GradientDescent, MinibatchSGD or OnlineSGD for RandomFeatures"
+    ):
+        LIMIT.solve(lx.tasks.power_law(40, samples=10), lx.GradientFlow([1.0]))
+    with pytest.raises(ValueError, match="batch_size must be at most the 10 samples without replacement"):
+        LIMIT.solve(lx.tasks.power_law(40, samples=10), lx.MinibatchSGD(0.1, 12, replace=False, steps=3))
+    with pytest.raises(ValueError, match='method must be "time" with MinibatchSGD'):
+        LIMIT.solve(lx.tasks.power_law(40, samples=10), lx.MinibatchSGD(0.1, 2, steps=3), method="contour")
     with pytest.raises(TypeError, match="task must be power_law or gaussian"):
         LIMIT.solve(lx.tasks.isotropic(2.0), PROTOCOLS["plain"])
     with pytest.raises(ValueError, match=r"RandomFeatures takes batch_size"):
