@@ -41,9 +41,7 @@ def draw(report, path=None):
     """Learning curves of theory and networks; below them, the theory's loss against the learning rate for several
     widths in both parameterisations, and for several depths of a residual network."""
     fig, axes = plots.figure(columns=3, rows=2)
-    for ax, name in zip(axes[0], ("train_loss", "test_loss"), strict=False):
-        plots.draw_curve(ax, report, name)
-    plots.draw_convergence(axes[0, 2], report)
+    plots.draw_losses(axes[0], report)
     for ax, parameterization in zip(axes[1], ("mup", "ntk"), strict=False):
         curves = [loss_against_rate(width_ratio=ratio, parameterization=parameterization) for ratio in WIDTH_RATIOS]
         _draw_rates(ax, curves, [f"N = {ratio:g} D" for ratio in WIDTH_RATIOS])

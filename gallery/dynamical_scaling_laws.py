@@ -1,5 +1,7 @@
 """Random features on power laws: which of time, data and width limits the loss, and how to spend a compute budget."""
 
+from functools import cache
+
 import numpy as np
 
 from .. import limits
@@ -35,45 +37,54 @@ def build(
 
 def laws(report) -> dict:
     """Measured exponents of the loss for infinitely many modes without noise, each beside its theory."""
-    task = report.task
-    b, a = float(task.capacity), float(task.decay)
+    b, a = law = _exponents(report.task)
     source = (a - 1) / b
-    frontier = _frontier(task)
+    frontier = _frontier(*law)
     compute = (a - 1) / (b + 1) if source < 1 else (a - 1) / a
     found = {
-        "time": (_slope(*_in_time(task)), source),
-        "data": (_slope(*_at_the_end(task, "samples")), min(a - 1, 2 * b)),
-        "width": (_slope(*_at_the_end(task, "features")), min(a - 1, b)),
+        "time": (_slope(*_in_time(*law)), source),
+        "data": (_slope(*_at_the_end("samples", *law)), min(a - 1, 2 * b)),
+        "width": (_slope(*_at_the_end("features", *law)), min(a - 1, b)),
         "compute": (frontier.loss_exponent, compute),
     }
     return {f"exponent in {name} and its theory": [round(v, 3) for v in pair] for name, pair in found.items()}
 
 
-def _clean(task, samples=np.inf):
-    return tasks.power_law(None, task.capacity, task.decay, 0.0, samples)
+def _exponents(task) -> tuple[float, float]:
+    return float(task.capacity), float(task.decay)
 
 
-def _descent(rate: float):
+def _clean(capacity: float, decay: float, samples=np.inf):
+    return tasks.power_law(None, capacity, decay, 0.0, samples)
+
+
+def _descent(rate: float = 0.3):
     # one-pass SGD on batches without end is gradient descent on the population
     return OnlineSGD(rate, batch_size=1e12, steps=STEPS)
 
 
-def _frontier(task, rate: float = 0.3):
-    return compute_frontier(limits.RandomFeatures(), _clean(task), _descent(rate), sizes=SIZES)
+# The numbers of the summary and the picture are the same.
 
 
-def _in_time(task, rate: float = 0.3):
-    loss = limits.RandomFeatures().solve(_clean(task), _descent(rate)).test_loss
+@cache
+def _frontier(capacity: float, decay: float):
+    return compute_frontier(limits.RandomFeatures(), _clean(capacity, decay), _descent(), sizes=SIZES)
+
+
+@cache
+def _in_time(capacity: float, decay: float):
+    loss = limits.RandomFeatures().solve(_clean(capacity, decay), _descent()).test_loss
     times = np.unique(np.geomspace(10, STEPS, 30).astype(int))
     return times, np.asarray(loss)[times]
 
 
-def _at_the_end(task, what: str):
+@cache
+def _at_the_end(what: str, capacity: float, decay: float):
     counts = np.geomspace(10, 10_000, 13)
     if what == "features":
-        loss = [limits.RandomFeatures(count).stationary_loss(_clean(task)) for count in counts]
+        loss = [limits.RandomFeatures(count).stationary_loss(_clean(capacity, decay)) for count in counts]
     else:
-        loss = [limits.RandomFeatures().stationary_loss(_clean(task, count)) for count in counts]
+        loss = [limits.RandomFeatures().stationary_loss(_clean(capacity, decay, count)) for count in counts]
     return counts, np.asarray(loss, float)
 
 
@@ -86,14 +97,10 @@ def draw(report, path=None):
     """Learning curves of theory and networks; below them the theory's losses limited by time, data and width, and the
     compute-optimal frontier."""
     fig, axes = plots.figure(columns=3, rows=2)
-    losses = [name for name in ("test_loss", "train_loss") if name in report.errors]
-    for ax, name in zip(axes[0], losses, strict=False):
-        plots.draw_curve(ax, report, name)
-    plots.draw_convergence(axes[0, 2], report)
-    if len(losses) == 1:
-        axes[0, 1].axis("off")
-    frontier = _frontier(report.task)
-    _draw_bottlenecks(axes[1, 0], report.task)
+    plots.draw_losses(axes[0], report)
+    law = _exponents(report.task)
+    frontier = _frontier(*law)
+    _draw_bottlenecks(axes[1, 0], *law)
     _draw_sizes(axes[1, 1], frontier)
     _draw_frontier(axes[1, 2], frontier)
     if path is not None:
@@ -101,11 +108,11 @@ def draw(report, path=None):
     return fig
 
 
-def _draw_bottlenecks(ax, task) -> None:
+def _draw_bottlenecks(ax, *law) -> None:
     curves = {
-        "steps": _in_time(task),
-        "samples": _at_the_end(task, "samples"),
-        "features": _at_the_end(task, "features"),
+        "steps": _in_time(*law),
+        "samples": _at_the_end("samples", *law),
+        "features": _at_the_end("features", *law),
     }
     for (name, (x, loss)), line, colour in zip(curves.items(), ("-", "--", "-."), plots.shades(3), strict=True):
         ax.plot(x, loss, line, color=colour, label=f"{name}: slope {-_slope(x, loss):.2f}")
@@ -115,19 +122,23 @@ def _draw_bottlenecks(ax, task) -> None:
     ax.legend(frameon=False, fontsize=7)
 
 
+def _shown(frontier):
+    return np.unique(np.geomspace(1, len(frontier.times), 200).astype(int)) - 1
+
+
 def _draw_sizes(ax, frontier) -> None:
     shades = plots.shades(len(frontier.sizes))
-    times = np.unique(np.geomspace(1, frontier.curves.shape[1] - 1, 200).astype(int))
+    shown = _shown(frontier)
     for size, curve, colour in list(zip(frontier.sizes, frontier.curves, shades, strict=True))[::2]:
-        ax.plot(times, curve[times], color=colour, label=f"{size:g} features")
+        ax.plot(frontier.times[shown], curve[shown], color=colour, label=f"{size:g} features")
     ax.set(xscale="log", yscale="log", xlabel="step", ylabel="test loss", title="width ends what time began")
     ax.legend(frameon=False, fontsize=7)
 
 
 def _draw_frontier(ax, frontier) -> None:
+    shown = _shown(frontier)
     for size, curve, colour in zip(frontier.sizes, frontier.curves, plots.shades(len(frontier.sizes)), strict=True):
-        times = np.unique(np.geomspace(1, len(curve) - 1, 200).astype(int))
-        ax.plot(size * times, curve[times], color=colour, lw=0.7)
+        ax.plot(size * frontier.times[shown], curve[shown], color=colour, lw=0.7)
     label = f"best size: slope {-frontier.loss_exponent:.3f}\nfeatures ~ compute$^{{{frontier.features_exponent:.2f}}}$"
     ax.plot(frontier.compute, frontier.loss, "k--", lw=1.6, label=label)
     ax.set(xscale="log", yscale="log", xlabel="features x steps", ylabel="test loss", title="compute-optimal frontier")

@@ -38,18 +38,20 @@ def gains(report) -> dict:
     contour form is from the form in time."""
     design, task, protocol = report.limit, report.task, report.protocol
 
-    def final(members, bagging, **options):
+    def losses(members, bagging, **options):
         limit = limits.RandomFeatures(design.features, members, bagging)
-        return float(limit.solve(task, protocol, **options).test_loss[-1])
+        return np.asarray(limit.solve(task, protocol, **options).test_loss)
+
+    def final(members, bagging):
+        return float(losses(members, bagging)[-1])
 
     many = max(2, design.members)
     alone = final(1, False)
+    apart = np.max(np.abs(losses(1, False, method="contour") / losses(1, False, method="time") - 1))
     return {
         f"test loss of {many} networks over one": round(final(many, False) / alone, 4),
         f"test loss of {many} networks with own samples over one": round(final(many, True) / alone, 4),
-        "distance of the contour form from the form in time": float(
-            f"{abs(final(1, False, method='contour') / final(1, False, method='time') - 1):.1e}"
-        ),
+        "largest distance of the contour form from the form in time": float(f"{apart:.1e}"),
     }
 
 
@@ -57,12 +59,7 @@ def draw(report, path=None):
     """Learning curves of theory and networks; below them the theory's curves for ensembles of several sizes, where
     training ends against the number of samples, and the error of the contour against its nodes."""
     fig, axes = plots.figure(columns=3, rows=2)
-    losses = [name for name in ("test_loss", "train_loss") if name in report.errors]
-    for ax, name in zip(axes[0], losses, strict=False):
-        plots.draw_curve(ax, report, name)
-    plots.draw_convergence(axes[0, 2], report)
-    if len(losses) == 1:
-        axes[0, 1].axis("off")
+    plots.draw_losses(axes[0], report)
     _draw_ensembles(axes[1, 0], report)
     _draw_double_descent(axes[1, 1], report)
     _draw_nodes(axes[1, 2], report)
@@ -86,15 +83,8 @@ def _draw_double_descent(ax, report) -> None:
     task = report.task
     samples = np.unique(np.concatenate([np.geomspace(5, 500, 80), *([0.97 * n, 1.03 * n] for n in FEATURES)]))
     for features, colour in zip(FEATURES, plots.shades(len(FEATURES)), strict=True):
-        loss = [
-            float(
-                limits.RandomFeatures(features).stationary_loss(
-                    tasks.power_law(task.modes, task.capacity, task.decay, task.noise, count)
-                )
-            )
-            for count in samples
-            if abs(count / features - 1) > 1e-6
-        ]
+        problems = [tasks.power_law(task.modes, task.capacity, task.decay, task.noise, count) for count in samples]
+        loss = [float(limits.RandomFeatures(features).stationary_loss(problem)) for problem in problems]
         ax.plot(samples, loss, color=colour, label=f"{features:g} features")
     ax.set(
         xscale="log", yscale="log", xlabel="samples", ylabel="test loss", title="where training ends: double descent"

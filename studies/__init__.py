@@ -2,7 +2,7 @@
 
 from ._benign_bounds import BenignBounds, benign_bounds, check_bounded_rate
 from ._compare import AGREEMENT, Comparison, compare
-from ._compute_frontier import Frontier, compute_frontier
+from ._compute_frontier import Frontier, compute_frontier, frontier_of
 from ._depth_limit import depth_limit
 from ._final_loss import final_loss
 from ._optimise import METHODS, Optimum, optimise
@@ -24,6 +24,7 @@ __all__ = [
     "compute_frontier",
     "depth_limit",
     "final_loss",
+    "frontier_of",
     "optimise",
     "show_progress",
     "track",

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ..limits import RandomFeatures
+from ..nets._random_features import check_problem
 from ..problems import _checks as checks
 from ..solvers import as_float, double
 
@@ -18,7 +19,7 @@ class Frontier(NamedTuple):
 
     - `compute`, `loss`, `features`, `steps`: the budgets, the least loss of each, and the $N$ and $t$ that reach it,
       all `[budgets]`; only budgets whose best size lies inside of the sizes that were tried.
-    - `sizes`, `curves`: the sizes that were tried `[sizes]` and their learning curves `[sizes, steps + 1]`.
+    - `sizes`, `times`, `curves`: the sizes that were tried `[sizes]` and their learning curves `[sizes, times]`.
     """
 
     compute: np.ndarray
@@ -26,6 +27,7 @@ class Frontier(NamedTuple):
     features: np.ndarray
     steps: np.ndarray
     sizes: np.ndarray
+    times: np.ndarray
     curves: np.ndarray
 
     @property
@@ -44,14 +46,11 @@ class Frontier(NamedTuple):
 
 
 def compute_frontier(limit: RandomFeatures, task, protocol, *, sizes) -> Frontier:
-    r"""Solves for many sizes and takes, at every budget, the best.
-
-    At each budget the loss is a smooth function of $\log N$, whose minimum is that of the parabola through the best
-    three sizes; a learning curve is read between its steps.
+    r"""Solves for many sizes and takes, at every budget, the best; see `frontier_of`.
 
     **Arguments:**
 
-    - `limit`: a `RandomFeatures`; its own number of features says nothing here.
+    - `limit`: a `RandomFeatures` of one member; its own number of features says nothing here.
     - `task`, `protocol`: what it learns; a constant learning rate, so that every time is an end.
     - `sizes`: numbers of features to try, increasing, at least four.
 
@@ -61,20 +60,45 @@ def compute_frontier(limit: RandomFeatures, task, protocol, *, sizes) -> Frontie
         A Dynamical Model of Neural Scaling Laws, arXiv 2402.01092.
     """
     checks.instance("limit", limit, RandomFeatures, "a limits.RandomFeatures")
-    sizes = np.asarray(checks.array("sizes", sizes, ndim=1, above=0.0))
-    if len(sizes) < 4 or np.any(np.diff(sizes) <= 0):
-        raise ValueError(f"sizes must be four or more increasing numbers; {sizes} was given.")
+    if limit.members > 1:
+        raise ValueError(f"members must be 1 for a frontier over features times steps; it is {limit.members}.")
+    check_problem(task, protocol)
+    rates = checks.concrete(protocol.learning_rate)
+    if rates is None or np.any(rates != rates[0]):
+        raise ValueError("learning_rate must be the same known number at every step, so that every time is an end.")
+    sizes = _check_sizes(sizes)
     with double():
-        curves = np.asarray(_curves(*as_float((sizes, task, protocol))))
-    steps = curves.shape[1] - 1
-    log_sizes, log_times = np.log(sizes), np.log(np.arange(1, steps + 1))
+        curves = np.asarray(_curves(*as_float((sizes, task, protocol))))[:, 1:]
+    return frontier_of(sizes, np.arange(1, curves.shape[1] + 1), curves)
+
+
+def frontier_of(sizes, times, curves) -> Frontier:
+    r"""The frontier of given learning curves.
+
+    At each budget the loss is a smooth function of $\log N$, whose minimum is that of the parabola through the best
+    three sizes; a learning curve is read between its times, on logarithmic axes.
+
+    **Arguments:**
+
+    - `sizes`: numbers of features, `[sizes]`, increasing, at least four.
+    - `times`: increasing and positive, `[times]`. What was learned before a tenth of the way, on a logarithmic axis,
+      from the first to the last is not read: no power law holds there yet.
+    - `curves`: losses `[sizes, times]`.
+
+    **Raises:** `ValueError` if no budget has its best size inside of `sizes`.
+    """
+    sizes = _check_sizes(sizes)
+    times, curves = np.asarray(times, float), np.asarray(curves, float)
+    log_sizes, log_times = np.log(sizes), np.log(times)
+    first = np.exp(log_times[0] + 0.1 * (log_times[-1] - log_times[0]))
     found = []
-    # the smallest size that is tried ends at this budget, the largest one begins at the other
-    for budget in np.geomspace(sizes[-1], sizes[0] * steps, 60):
-        fits = (budget / sizes >= 1) & (budget / sizes <= steps)
+    for budget in np.geomspace(sizes[0] * first, sizes[-1] * times[-1], 120):
+        fits = (budget / sizes >= times[0]) & (budget / sizes <= times[-1])
+        if np.sum(fits) < 3:
+            continue
         loss = np.array(
             [
-                np.interp(np.log(budget / size), log_times, np.log(curve[1:]))
+                np.interp(np.log(budget / size), log_times, np.log(curve))
                 for size, curve in zip(sizes[fits], curves[fits], strict=True)
             ]
         )
@@ -83,12 +107,20 @@ def compute_frontier(limit: RandomFeatures, task, protocol, *, sizes) -> Frontie
             near = slice(best - 1, best + 2)
             a, b, c = np.polyfit(log_sizes[fits][near], loss[near], 2)
             found.append((budget, np.exp(c - b**2 / (4 * a)), np.exp(-b / (2 * a))))
+    found = [row for row in found if row[0] / row[2] >= first]
     if len(found) < 4:
         raise ValueError(
             "sizes must reach further, or the protocol longer: no budget has its best size inside of them."
         )
     compute, loss, features = np.array(found).T
-    return Frontier(compute, loss, features, compute / features, sizes, curves)
+    return Frontier(compute, loss, features, compute / features, sizes, times, curves)
+
+
+def _check_sizes(sizes) -> np.ndarray:
+    sizes = np.asarray(checks.array("sizes", sizes, ndim=1, above=0.0))
+    if len(sizes) < 4 or np.any(np.diff(sizes) <= 0):
+        raise ValueError(f"sizes must be four or more increasing numbers; {sizes} was given.")
+    return sizes
 
 
 @eqx.filter_jit

@@ -87,6 +87,16 @@ def draw_curve(
     ax.legend(frameon=False)
 
 
+def draw_losses(axes, report: "Comparison") -> None:
+    """A row of three: the losses that were compared, then their convergence."""
+    losses = [name for name in ("test_loss", "train_loss") if name in report.errors]
+    for ax, name in zip(axes, losses, strict=False):
+        draw_curve(ax, report, name)
+    for ax in axes[len(losses) : -1]:
+        ax.axis("off")
+    draw_convergence(axes[-1], report)
+
+
 def draw_predictions(ax, report: "Comparison", name: str = "predictions", most: int = 6) -> None:
     """The outputs on the first few samples against steps, with the largest networks beside the theory."""
     theory = np.asarray(report.theory.curves()[name])[:, :most]

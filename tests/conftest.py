@@ -4,6 +4,7 @@ Elsewhere a wrong value is answered by a sentence of our own, which must come fi
 """
 
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,14 @@ for name in list(sys.modules):
         del sys.modules[name]
 
 MAPS = Path("/proc/self/maps")
+
+# Most of the fast tests' time is compilation of programs that run for a moment. The slow ones run as users do.
+QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def pytest_configure(config):
+    if config.getoption("markexpr") == "not slow":
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILATION}"
 
 
 @pytest.fixture(autouse=True, scope="module")
