@@ -115,10 +115,15 @@ def _draw_rounded(ax, data) -> None:
         ax.plot([critical], [np.interp(critical, data.tokens, row)], "o", color=colour, ms=5)
     ax.plot(data.tokens, data.loss_not_rounded, "k--", lw=1.2, label="not rounded")
     low, high = float(data.loss_not_rounded.min()), float(data.loss_not_rounded.max())
-    ax.set(xscale="log", xlabel="training tokens", ylabel="loss", ylim=(low - 0.02 * (high - low), high))
+    size = np.log10(data.attrs["parameters_rounded"])
+    ax.set(
+        xscale="log",
+        xlabel=f"training tokens of $10^{{{size:g}}}$ parameters",
+        ylabel="loss",
+        ylim=(low - 0.02 * (high - low), high),
+    )
     ax.set_title("rounded after training (dots: critical)")
-    title = f"{data.attrs['parameters_rounded']:g} parameters"
-    ax.legend(frameon=False, fontsize=7, title=title, title_fontsize=7, loc="lower left")
+    ax.legend(frameon=False, fontsize=7, loc="lower left")
 
 
 def _bit_ticks(ax) -> None:

@@ -73,17 +73,22 @@ class BenignBounds(NamedTuple):
     @property
     def variance_ratio(self):
         """`variance / variance_bound`; it knows nothing of the noise, and is not a number without any."""
-        return self.variance / self.variance_bound
+        return _ratio(self.variance, self.variance_bound)
 
     @property
     def bias_ratio(self):
         """`bias / bias_bound`."""
-        return self.bias / self.bias_bound
+        return _ratio(self.bias, self.bias_bound)
 
     @property
     def whole_bias_ratio(self):
         """`bias / (bias_bound + bias_noise)`."""
-        return self.bias / (self.bias_bound + self.bias_noise)
+        return _ratio(self.bias, self.bias_bound + self.bias_noise)
+
+
+def _ratio(exact, bound):
+    with np.errstate(invalid="ignore"):
+        return exact / bound
 
 
 def benign_bounds(task, learning_rate, steps: int, batch_size=1.0) -> BenignBounds:
