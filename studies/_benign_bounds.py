@@ -140,16 +140,25 @@ def check_bounded_rate(task, rate, batch_size=1.0) -> None:
     if checks.is_traced((task, rate, batch_size)):
         return
     with double():
-        bins = mode_bins(as_float(task))
-    eigenvalues, weights = np.asarray(bins.eigenvalues), np.asarray(bins.weights)
-    rate, batch_size, trace = float(rate), float(batch_size), weights.sum()
+        trace, room, feedback = (float(value) for value in _margins(*as_float((task, rate, batch_size))))
     if rate * trace >= 1:
-        raise ValueError(f"learning_rate must be below 1/tr(Lambda) = {1 / trace:.4g}; it is {rate:g}.")
+        raise ValueError(f"learning_rate must be below 1/tr(Lambda) = {1 / trace:.4g}; it is {float(rate):g}.")
     # Gaussian inputs have heavier fourth moments than the trace alone knows of, which matters for a few equal modes.
-    room = _room(eigenvalues, rate, batch_size)
-    if np.any(room <= 0) or np.sum(weights * rate / room) >= 1:
+    if room <= 0 or feedback >= 1:
         edge = float(RandomFeatures().stable_rate(task, batch_size))
-        raise ValueError(f"learning_rate must be below {edge:.4g}, where SGD is stable; it is {rate:g}.")
+        raise ValueError(f"learning_rate must be below {edge:.4g}, where SGD is stable; it is {float(rate):g}.")
+
+
+@eqx.filter_jit
+def _margins(task, rate, batch_size):
+    bins = mode_bins(task)
+    return jnp.sum(bins.weights), *_feedback(bins, rate, batch_size)
+
+
+def _feedback(bins: ModeBins, rate, batch_size):
+    """How far the fastest mode is from its own edge, and the share of noise that comes back as noise if it is."""
+    room = 2 * batch_size - (batch_size + 1) * rate * bins.eigenvalues
+    return jnp.min(room), jnp.sum(bins.weights * rate / room)
 
 
 @eqx.filter_jit
@@ -182,12 +191,8 @@ def _bounds(problem, steps: int) -> BenignBounds:
         bias_tail=unlearned,
         bias_noise=(power / time + unlearned) / batch_size * dimension / count,
         effective_dimension=dimension,
-        noise_gain=1 / (1 - jnp.sum(bins.weights * rate / _room(bins.eigenvalues, rate, batch_size))),
+        noise_gain=1 / (1 - _feedback(bins, rate, batch_size)[1]),
     )
-
-
-def _room(eigenvalues, rate, batch_size):
-    return 2 * batch_size - (batch_size + 1) * rate * eigenvalues
 
 
 def _sums(task: Gaussian, time):
