@@ -17,6 +17,7 @@ from ..problems import (
     NOT_CONVERGED,
     GradientDescent,
     MinibatchSGD,
+    NormalisedSGD,
     OnlineSGD,
     Trajectory,
     check,
@@ -34,6 +35,7 @@ from ..solvers import (
     coordinate_sweeps,
     double,
     in_precision,
+    normalised_second_moment,
     second_moment,
     stability_bound,
     stationary_loss,
@@ -103,8 +105,8 @@ class RandomFeatures(AbstractLimit):
         **Arguments:**
 
         - `task`: `power_law` or `gaussian`; with `GradientDescent` they need `samples` (infinite: the population).
-        - `protocol`: `OnlineSGD` with a `batch_size`; or, without weight decay, `GradientDescent` or `MinibatchSGD` on
-          the same samples.
+        - `protocol`: `OnlineSGD` with a `batch_size`; without weight decay, `GradientDescent` or `MinibatchSGD` on
+          the same samples; on infinitely many features also `NormalisedSGD`.
         - `key`: not used; nothing is random.
         - `method`: `"time"`, time as steps³, or `"contour"`, time as steps, equal to 1e-8 and better; by default
           `"time"` up to 100 steps. One-pass SGD by `"contour"` has the own noise of each mode, which is dropped in
@@ -132,6 +134,8 @@ class RandomFeatures(AbstractLimit):
         if nodes is not None:
             checks.integer("nodes", nodes, low=8)
         plain = self._is_plain(protocol)
+        if isinstance(protocol, NormalisedSGD) and not plain:
+            raise ValueError("features must be None, and members 1, with NormalisedSGD.")
         if method is None:
             short = protocol.steps <= _SHORT or self._why_no_contour(protocol)
             method = "recursion" if plain else "time" if short else "contour"
@@ -168,12 +172,14 @@ class RandomFeatures(AbstractLimit):
         return check(trajectory, bound) if throw else trajectory
 
     def _by_recursion(self, task, protocol, precision, adjoint, throw) -> Trajectory:
-        momentum = _has_momentum(protocol)
+        normalised = isinstance(protocol, NormalisedSGD)
+        momentum = not normalised and _has_momentum(protocol)
         with context(precision):
-            solution = _solve(task, protocol, momentum, adjoint)
-        loss, diverged, code = to_host(solution)
+            solution = _solve_normalised(task, protocol) if normalised else _solve(task, protocol, momentum, adjoint)
+        loss, diverged, code, *effective = to_host(solution)
         trajectory = Trajectory(
             test_loss=loss,
+            extras={"effective_rate": effective[0]} if normalised else {},
             status_code=code,
             diverged_step=diverged,
             loss_convention="mean_square",
@@ -181,7 +187,7 @@ class RandomFeatures(AbstractLimit):
         )
         if throw:
             bound = None
-            if not momentum and not checks.is_traced((task, protocol)):
+            if not momentum and not normalised and not checks.is_traced((task, protocol)):
                 bound = float(self.stable_rate(task, protocol.batch_size[0]))
             check(trajectory, bound)
         return trajectory
@@ -229,7 +235,7 @@ class RandomFeatures(AbstractLimit):
         return self._is_plain(protocol) and not has_samples(task)
 
     def _is_plain(self, protocol) -> bool:
-        return self.features is None and isinstance(protocol, OnlineSGD) and self.members == 1
+        return self.features is None and isinstance(protocol, (OnlineSGD, NormalisedSGD)) and self.members == 1
 
     def _why_no_contour(self, protocol) -> str:
         if isinstance(protocol, MinibatchSGD):
@@ -307,6 +313,19 @@ def _solve(task, protocol, momentum: bool, adjoint: str):
     loss = second_moment(mode_bins(task), _noise_power(task), drive_of(protocol), momentum=momentum, adjoint=adjoint)
     diverged = first_divergence(loss).astype(jnp.int32)
     return loss, diverged, jnp.where(diverged >= 0, jnp.int32(DIVERGED), jnp.int32(CONVERGED))
+
+
+@eqx.filter_jit
+def _solve_normalised(task, protocol):
+    def curves(floats, _):
+        task, protocol = floats
+        rates, inverse_batch = protocol.learning_rate, 1 / protocol.batch_size
+        return normalised_second_moment(mode_bins(task), task.noise**2, rates, inverse_batch)
+
+    precision = "double" if jnp.result_type(float) == jnp.float64 else "single"
+    loss, effective = in_precision(curves, precision)(as_float((task, protocol)), ())
+    diverged = first_divergence(loss).astype(jnp.int32)
+    return loss, diverged, jnp.where(diverged >= 0, jnp.int32(DIVERGED), jnp.int32(CONVERGED)), effective
 
 
 @eqx.filter_jit

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..problems import Gaussian, GradientDescent, MinibatchSGD, OnlineSGD, PowerLaw, schedules
+from ..problems import Gaussian, GradientDescent, MinibatchSGD, NormalisedSGD, OnlineSGD, PowerLaw, schedules
 from ..problems import _checks as checks
 from ._base import AbstractNet, Ensemble, Frozen
 from ._batches import check_batch, drawn_samples, no_steps, runs_at_once, whole_batch_size
@@ -90,9 +90,9 @@ def check_problem(task, protocol) -> bool:
     """Checks that a linear model on random features learns this task by this protocol; returns whether no sample is
     seen twice."""
     checks.instance("task", task, (PowerLaw, Gaussian), "power_law or gaussian for RandomFeatures")
-    known = (GradientDescent, MinibatchSGD, OnlineSGD)
-    checks.instance("protocol", protocol, known, "GradientDescent, MinibatchSGD or OnlineSGD for RandomFeatures")
-    if isinstance(protocol, OnlineSGD):
+    known = (GradientDescent, MinibatchSGD, NormalisedSGD, OnlineSGD)
+    checks.instance("protocol", protocol, known, f"one of {', '.join(k.__name__ for k in known)} for RandomFeatures")
+    if isinstance(protocol, (NormalisedSGD, OnlineSGD)):
         if protocol.batch_size is None:
             raise ValueError(
                 "batch_ratio is for limits of many dimensions; RandomFeatures takes batch_size, samples a step."
@@ -185,6 +185,13 @@ def _run(weights, features, task, protocol, keys, size: int, count: int, batch: 
                 shares = (jnp.arange(batch) < size_now) / size_now
             return jnp.matmul((shares * residuals(theta, *seen))[:, None], seen[0])[:, 0]
 
+        def root_mean_square(theta, time):
+            """Of the gradient, over batches and over the runs that go side by side."""
+            error, one = jnp.mean(theta, axis=0) - teacher, 1 / protocol.batch_size[time]
+            noise = jnp.sum(eigenvalues * error**2) + problem.noise**2
+            power = (1 + one) * jnp.sum((eigenvalues * error) ** 2) + one * noise * jnp.sum(eigenvalues)
+            return jnp.sqrt(jax.lax.pmean(power, "runs")).astype(dtype)
+
         def observe(theta):
             row = {"test_loss": jnp.sum(eigenvalues * (jnp.mean(theta, axis=0) - teacher) ** 2)}
             if count and sets == 1:
@@ -195,6 +202,8 @@ def _run(weights, features, task, protocol, keys, size: int, count: int, batch: 
             weights, state = carry
             theta = _coefficients(weights, features)
             g = gradient(theta, inputs)
+            if isinstance(protocol, NormalisedSGD):
+                g = g / root_mean_square(theta, inputs[0])
             if features is not None:
                 g = jnp.einsum("enm,em->en", features, g) / features.shape[-2] ** 0.5
             moves, state = optimiser.update(g, state, weights)
@@ -206,6 +215,8 @@ def _run(weights, features, task, protocol, keys, size: int, count: int, batch: 
         last = observe(_coefficients(weights, features))
         return weights, jax.tree.map(lambda a, b: jnp.append(a, b), rows, last)
 
+    if isinstance(protocol, NormalisedSGD):
+        return jax.vmap(run, axis_name="runs")((weights, features, keys))
     held = (count or batch or 1) * sets + (0 if features is None else members * features.shape[-2])
     together = runs_at_once(len(weights), _INPUTS_AT_ONCE // (held * eigenvalues.size))
     return jax.lax.map(run, (weights, features, keys), batch_size=together)

@@ -2,7 +2,15 @@
 
 from . import objectives, schedules, tasks
 from ._keys import default_key, key_name
-from ._protocols import AbstractProtocol, AbstractSteps, GradientDescent, GradientFlow, MinibatchSGD, OnlineSGD
+from ._protocols import (
+    AbstractProtocol,
+    AbstractSteps,
+    GradientDescent,
+    GradientFlow,
+    MinibatchSGD,
+    NormalisedSGD,
+    OnlineSGD,
+)
 from ._resolver import Slot, continuous, parameters, replace, resolve
 from ._trajectory import (
     CONVERGED,
@@ -48,6 +56,7 @@ __all__ = [
     "LinearMap",
     "LinearProblem",
     "MinibatchSGD",
+    "NormalisedSGD",
     "OnlineSGD",
     "PowerLaw",
     "Slot",

@@ -123,6 +123,37 @@ class OnlineSGD(AbstractSteps):
         self.batch_ratio = values["batch_ratio"]
 
 
+class NormalisedSGD(AbstractSteps):
+    r"""One-pass stochastic gradient descent with the gradient $g$ in units of its root mean square over runs.
+
+    $$\theta \leftarrow \theta - \eta_t\, g / \sqrt{E|g|^2}.$$
+
+    It stands for optimisers that divide by a running mean of $g^2$. Networks that are trained together share the mean
+    that normalises; a network alone has its own.
+
+    **Arguments:**
+
+    - `learning_rate`: $\eta_t \ge 0$, a number or an array `[steps]`; the length of a step.
+    - `batch_size`: fresh samples a step, at least 1 (theory takes fractions), a number or an array.
+    - `steps`: needed when nothing else is an array.
+
+    ??? cite "Source"
+        Seesaw, arXiv 2510.14717.
+    """
+
+    learning_rate: Any
+    batch_size: Any
+
+    def __init__(self, learning_rate, batch_size=1.0, *, steps: int | None = None):
+        _, values = checks.schedules(
+            steps,
+            {"learning_rate": learning_rate, "batch_size": batch_size},
+            {"learning_rate": _RATE, "batch_size": {"low": 1.0}},
+        )
+        self.learning_rate = values["learning_rate"]
+        self.batch_size = values["batch_size"]
+
+
 class MinibatchSGD(AbstractSteps):
     r"""Stochastic gradient descent on a fixed data set: each step draws `batch_size` of its samples anew.
 

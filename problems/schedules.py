@@ -88,6 +88,65 @@ def resample(schedule, steps: int):
     return xp.interp(new * scale, old, schedule)
 
 
+def step_decay(peak, steps: int, cuts: int, factor=2.0):
+    """Equal phases of constant rate, `cuts` of which begin by dividing the rate by `factor`; shape `[steps]`."""
+    time, peak, factor, xp = _start(peak, steps, factor, "factor")
+    cuts = checks.integer("cuts", cuts, low=0, high=steps - 1)
+    return peak * xp.asarray(factor) ** -xp.asarray(np.floor(time * (cuts + 1) / steps))
+
+
+class Ramp(NamedTuple):
+    """A learning rate and a batch size for every step, both `[steps]`."""
+
+    learning_rate: Any
+    batch_size: Any
+
+
+def ramp(reference, batch_size: float = 1, *, growth: float = 1.0, normalised: bool = False, rate=None) -> Ramp:
+    r"""Grows the batch instead of cutting the rate: the same samples in fewer steps, with about the same loss.
+
+    A `reference` schedule $\eta_t$ at a constant batch $B_0$ becomes
+
+    $$B = B_0\, (\eta_0/\eta_t)^y, \qquad \eta = \eta_0\, (\eta_t/\eta_0)^{1-y} \ \text{for SGD}, \qquad
+      \eta = \eta_0\, (\eta_t/\eta_0)^{1-y/2} \ \text{for normalised SGD},$$
+
+    at the same number of samples seen. SGD keeps $\eta/B$, its noise; a normalised step is longer by $\sqrt B$ where
+    noise dominates the gradient, so that there it is $\eta/\sqrt B$.
+
+    **Arguments:**
+
+    - `reference`: rates above 0, `[steps]`, concrete.
+    - `batch_size`: $B_0$, a whole number.
+    - `growth`: $y \ge 0$; at $y = 1$ the rate of SGD is constant, and normalised SGD halves where the reference
+      quarters. Normalised SGD needs $y \le 2$, where its rate is constant.
+    - `normalised`: which of the two rules.
+    - `rate`: the $\eta_0$ of these formulas, by default the largest of the reference; a larger one begins with a
+      larger batch.
+
+    **Returns:** whole batches that add up to all samples of the reference, and the rates that go with them.
+
+    ??? cite "Source"
+        Seesaw, arXiv 2510.14717.
+    """
+    reference = checks.array("reference", reference, ndim=1, above=0.0)
+    if checks.is_traced(reference):
+        raise TypeError("reference must be concrete: it fixes the number of steps.")
+    start = checks.integer("batch_size", batch_size)
+    growth = float(checks.number("growth", growth, low=0.0))
+    if checks.flag("normalised", normalised) and growth > 2:
+        raise ValueError(f"growth must be at most 2 for normalised SGD, whose rate would grow; it is {growth:g}.")
+    top = float(np.max(reference))
+    rate = top if rate is None else float(checks.number("rate", rate, above=0.0))
+    if rate < top:
+        raise ValueError(f"rate must be at least the largest of the reference, {top:g}; it is {rate:g}.")
+    # every sample is worth a part of a step; a step is what adds up to one
+    worth = np.repeat((np.asarray(reference) / rate) ** growth / start, start)
+    step = np.floor((np.cumsum(worth) - worth) * (1 + 1e-9) + 1e-9).astype(int)
+    batches = np.bincount(step).astype(float)
+    rates = np.bincount(step, np.repeat(reference, start)) / batches
+    return Ramp(rates * (batches / start) ** (0.5 if normalised else 1.0), batches)
+
+
 def from_optax(schedule, steps: int):
     """The values of an optax schedule (any function of the step count) at `steps` steps; shape `[steps]`."""
     if not callable(schedule):

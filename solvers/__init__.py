@@ -45,7 +45,7 @@ from ._precision import HIGHEST, as_float, context, double, in_precision, single
 from ._reverse_scan import reverse_scan
 from ._sample_covariance import marchenko_pastur_nodes, sample_covariance_density, sample_covariance_edge
 from ._sample_moments import SampleDrive, Samples, sample_moments
-from ._second_moment import Drive, second_moment, stability_bound
+from ._second_moment import Drive, NormalisedMoment, normalised_second_moment, second_moment, stability_bound
 from ._spiked_matrix import (
     Outliers,
     SpikedMatrix,
@@ -79,6 +79,7 @@ __all__ = [
     "MarchOutputs",
     "Minimum",
     "ModeBins",
+    "NormalisedMoment",
     "OnePointLoss",
     "Outliers",
     "ResidualHistory",
@@ -124,6 +125,7 @@ __all__ = [
     "march",
     "marchenko_pastur_nodes",
     "minimise",
+    "normalised_second_moment",
     "one_point_loss",
     "one_point_losses",
     "orthonormal_basis",

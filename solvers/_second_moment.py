@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._adjoint_scan import adjoint_scan
+from ._blocked_scan import blocked_scan
 from ._mode_bins import ModeBins
 from ._precision import HIGHEST
 
@@ -161,6 +162,45 @@ def second_moment(
             sgd_step, params, A, rates, transposed=sgd_transposed, cotangents=sgd_cotangents, adjoint=adjoint
         )
     return jnp.append(losses, jnp.sum(bins.weights * A))
+
+
+class NormalisedMoment(NamedTuple):
+    """The excess risk, and the rates that plain SGD would have needed for the same."""
+
+    loss: Float[Array, " times"]
+    effective_rate: Float[Array, " steps"]
+
+
+def normalised_second_moment(
+    bins: ModeBins,
+    noise_power: Float[Array, ""],
+    rates: Float[Array, " steps"],
+    inverse_batch: Float[Array, " steps"],
+) -> NormalisedMoment:
+    r"""The same for steps $u' = u - \eta g/\sqrt{E|g|^2}$, where the rate follows from the moments themselves,
+
+    $$E|g|^2 = (1 + \tfrac1B) \sum_k \lambda_k^2 A_k + \tfrac1B (L + \sigma^2)\, \mathrm{tr} \Lambda .$$
+
+    A gradient of exactly zero moves nothing.
+
+    ??? cite
+
+        Seesaw (arXiv 2510.14717).
+    """
+    params = bins, noise_power
+
+    def step(A, now):
+        rate, inverse_batch = now
+        L, _ = _sums(bins, A)
+        signal = jnp.sum(bins.weights * bins.eigenvalues * A)
+        power = (1 + inverse_batch) * signal + inverse_batch * (L + noise_power) * jnp.sum(bins.weights)
+        some = power > 0
+        effective = jnp.where(some, rate * jax.lax.rsqrt(jnp.where(some, power, 1.0)), 0.0)
+        A_next, _ = sgd_step(params, A, (effective, inverse_batch))
+        return A_next, (L, effective)
+
+    losses, effective = blocked_scan(step, lambda outputs: outputs, bins.teacher_power, (rates, inverse_batch))
+    return NormalisedMoment(losses, effective[:-1])
 
 
 def stability_bound(bins: ModeBins, batch_size: Float[Array, ""]) -> Float[Array, ""]:

@@ -127,7 +127,7 @@ def value(rate, momentum, decay, batch, scale, protocol=lx.MinibatchSGD, **optio
 @pytest.mark.parametrize("replace", [True, False])
 def test_slopes_are_differences(replace):
     with jax.enable_x64(True):
-        at = [0.1 * np.ones(12), 0.3 * RISE[:12], 0.1 * np.ones(12), 3.0 * np.ones(12), np.ones(())]
+        at = [0.1 * np.ones(12), 0.1 + 0.3 * RISE[:12], 0.1 * np.ones(12), 3.0 * np.ones(12), np.ones(())]
 
         def at_point(*at):
             return value(*at, replace=replace)
@@ -258,7 +258,7 @@ def test_a_pool_stands_for_fresh_samples():
     pool = lx.tasks.from_arrays(*draw(100_000))
     theory = LIMIT.solve(pool, lx.OnlineSGD(0.2, batch_size=2, steps=STEPS)).train_loss
     S, h = np.asarray(pool.x).T @ pool.x / 1e5, np.asarray(pool.x).T @ pool.y / 1e5
-    theta, losses = np.zeros((20_000, 12)), []
+    theta, losses = np.zeros((80_000, 12)), []
     for _ in range(STEPS + 1):
         losses.append(np.mean(pool.y**2) + np.einsum("ri,ij,rj->r", theta, S, theta) - 2 * theta @ h)
         x, y = draw(len(theta), 2)

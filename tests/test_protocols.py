@@ -14,6 +14,7 @@ ZOO = {
     "GradientDescent": lambda rate=0.1, **k: lx.GradientDescent(rate, 0.5, 0.2, **k),
     "OnlineSGD": lambda rate=0.1, **k: lx.OnlineSGD(rate, 0.5, 0.05, batch_size=3, **k),
     "OnlineSGD with batch_ratio": lambda rate=0.1, **k: lx.OnlineSGD(rate, batch_ratio=2, **k),
+    "NormalisedSGD": lambda rate=0.1, **k: lx.NormalisedSGD(rate, 2, **k),
     "MinibatchSGD": lambda rate=0.1, **k: lx.MinibatchSGD(rate, 2, 0.5, 0.2, **k),
 }
 

@@ -158,7 +158,7 @@ def test_messages():
     with pytest.raises(ValueError, match="samples is needed by GradientDescent"):
         LIMIT.solve(TASK, lx.GradientDescent(0.1, steps=3))
     with pytest.raises(
-        TypeError, match="protocol must be GradientDescent, MinibatchSGD or OnlineSGD for RandomFeatures"
+        TypeError, match="protocol must be one of GradientDescent, MinibatchSGD, NormalisedSGD, OnlineSGD for"
     ):
         LIMIT.solve(lx.tasks.power_law(40, samples=10), lx.GradientFlow([1.0]))
     with pytest.raises(ValueError, match="batch_size must be at most the 10 samples without replacement"):
