@@ -15,7 +15,7 @@ from ._batches import no_steps
 from ._random_features import _modes
 from ._small_initialization import TwoLayerWeights
 
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-8
 _SEEDS_AT_ONCE = 8
 
 
@@ -163,6 +163,7 @@ def _flow(weights, protocol, force, observe):
         y0=(weights, jnp.zeros_like(times[0])),
         saveat=diffrax.SaveAt(subs=[each, diffrax.SubSaveAt(t1=True)]),
         stepsize_controller=diffrax.PIDController(rtol=_TOLERANCE, atol=_TOLERANCE),
+        adjoint=diffrax.ForwardMode(),
         max_steps=2**17,
     )
     rows, (last, _) = solution.ys  # pyright: ignore[reportGeneralTypeIssues]

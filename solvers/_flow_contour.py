@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, ArrayLike, Complex, Float
 
 from ._contour import _BEYOND_EDGE, _BEYOND_ZERO, _HEIGHT, _OFFSET, Contour
 from ._deterministic_equivalent import (
@@ -37,7 +37,9 @@ class FlowModes(NamedTuple):
     error: Float[Array, ""]
 
 
-def flow_modes(bins: ModeBins, inverse_features: Float[Array, ""], horizon: Float[Array, ""], nodes: int) -> FlowModes:
+def flow_modes(
+    bins: ModeBins, inverse_features: Float[ArrayLike, ""], horizon: Float[Array, ""], nodes: int
+) -> FlowModes:
     r"""The modes of $N$ random features for functions of $e^{-z\tau}$, $\tau$ up to `horizon`, up to $O(1/N)$.
 
     With $-z = \kappa(1 - \mathrm{df}_1(\kappa)/N)$ the measure is $\mu = g\,dz/2\pi i$, $g = \tfrac1z\sum_k\lambda_k
@@ -67,7 +69,7 @@ def flow_modes(bins: ModeBins, inverse_features: Float[Array, ""], horizon: Floa
 
 
 def feature_scale(
-    bins: ModeBins, inverse_features: Float[Array, ""], z: Complex[Array, " nodes"]
+    bins: ModeBins, inverse_features: Float[ArrayLike, ""], z: Complex[Array, " nodes"]
 ) -> Complex[Array, " nodes"]:
     r"""`self_consistent_scale` at $-z$ and infinite $P$, for $z$ however close above the spectrum.
 
@@ -89,7 +91,7 @@ def feature_scale(
     return _implicit(_scale_residual, _polish(_scale_residual, scale, frozen, 8), params)
 
 
-def spectral_gap(bins: ModeBins, inverse_features: Float[Array, ""], scale: Float[Array, ""]) -> Float[Array, ""]:
+def spectral_gap(bins: ModeBins, inverse_features: Float[ArrayLike, ""], scale: Float[Array, ""]) -> Float[Array, ""]:
     r"""The least curvature of training $N$ random features of more modes, $\max_\kappa \kappa\,(\mathrm{df}_1/N - 1)$,
     given their `ridgeless_scale`; zero where that is."""
     kappa = scale * jnp.logspace(-5, 0, 400, dtype=scale.dtype)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, ArrayLike, Float, Inexact
 
 from ._flow_contour import flow_modes
 from ._mode_bins import ModeBins
@@ -45,7 +45,7 @@ def learned_features(
     bins: ModeBins,
     richness: Float[Array, ""],
     times: Float[Array, " times"],
-    inverse_features: Float[Array, ""] | None = None,
+    inverse_features: Float[ArrayLike, ""] | None = None,
     *,
     steps: int = STEPS,
     nodes: int = 320,
@@ -148,10 +148,10 @@ def _solve(spectrum, richness, times, remaining) -> FeatureLearning:
         values, end = state
         coupling = jnp.matmul(interpolation, jnp.concatenate([now[None], values]), precision=HIGHEST)
         after = end, clock + length, time + length * _elapsed(coupling, 1.0), values[-1]
-        return after, _Step(*start, clock, time, length, coupling)
+        return after, _Step(start[0], start[1], clock, time, length, coupling)
 
     one = jnp.ones((), times.dtype)
-    start = (jnp.zeros_like(z), jnp.ones_like(z)), 0 * one, 0 * one, one
+    start: Any = (jnp.zeros_like(z), jnp.ones_like(z)), 0 * one, 0 * one, one
     _, taken = jax.lax.scan(jax.checkpoint(step), start, remaining)
 
     def read(time):
