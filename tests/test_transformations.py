@@ -64,6 +64,10 @@ def jumps(target):
     return lx.limits.DiagonalLinear().solve(task, FLOW).train_loss[-1]
 
 
+def learned(richness):
+    return lx.limits.LearnedFeatures(richness, 8.0).solve(lx.tasks.power_law(50), FLOW).test_loss[-1]
+
+
 AT = {
     perceptron: 0.3,
     power_law: 0.05,
@@ -76,6 +80,7 @@ AT = {
     recurrent: 0.1,
     small: 0.1,
     jumps: 0.9,
+    learned: 0.7,
 }
 
 
