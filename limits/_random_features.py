@@ -365,7 +365,7 @@ def _certificates(task, protocol):
     return found
 
 
-def _has_momentum(protocol: OnlineSGD) -> bool:
+def _has_momentum(protocol: OnlineSGD | GradientDescent) -> bool:
     """Whether the full recursion is needed; a traced momentum may be anything, and has a derivative at zero too."""
     momentum = checks.concrete(protocol.momentum)
     return momentum is None or bool(np.any(momentum))

@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..problems import Gaussian, GradientDescent, MinibatchSGD, NormalisedSGD, OnlineSGD, PowerLaw, schedules
 from ..problems import _checks as checks
@@ -61,6 +62,36 @@ class RandomFeatures(AbstractNet):
     def __call__(self, x):
         """The output, a scalar, for one input `[modes]`."""
         return x @ self.coefficients
+
+    def on_features(self, task) -> Gaussian:
+        r"""What this network's features make of a task: Gaussian modes, and the unreachable target as label noise.
+
+        One-pass SGD on $N$ features of Gaussian inputs is exactly one-pass SGD on the modes of $K = A\Lambda A^T/N$
+        with the teacher $K^{-1}A\Lambda w/\sqrt N$ and the noise $\sigma^2 +$ floor, where the floor is the least
+        excess risk that these features allow. `RandomFeatures()` solves the task that is returned; its loss plus
+        `noise**2` is that of this network plus $\sigma^2$.
+
+        **Arguments:**
+
+        - `task`: `power_law` or `gaussian`, concrete, of this network's size in modes.
+
+        **Raises:** `ValueError` for several networks, none with random features, or another number of modes.
+
+        ??? cite "Source"
+            Learning Curves for SGD on Structured Features, arXiv 2106.02713.
+        """
+        problem = task.population(self.size)
+        if self.features is None or self.features.ndim != 3 or self.features.shape[0] != 1:
+            raise ValueError("on_features needs one network with random features: limit.finite(task), or a member.")
+        if self.features.shape[-1] != problem.dim:
+            raise ValueError(f"task must have the network's {self.features.shape[-1]} modes; it has {problem.dim}.")
+        A = np.asarray(self.features[0], float) / np.sqrt(self.features.shape[-2])
+        scales, teacher = np.sqrt(np.asarray(problem.eigenvalues, float)), np.asarray(problem.teacher, float)
+        _, singular, modes = np.linalg.svd(A * scales, full_matrices=False)
+        kept = singular > 1e-10 * singular[0]
+        reached = (modes @ (scales * teacher))[kept]
+        floor = max(np.sum((scales * teacher) ** 2) - np.sum(reached**2), 0.0)
+        return Gaussian(singular[kept] ** 2, reached / singular[kept], np.sqrt(np.asarray(problem.noise) ** 2 + floor))
 
     def learn(self, weights, task, protocol, *, key, steps):
         r"""See `nets.train`. Every seed draws its own samples; with `bagging` every member does.

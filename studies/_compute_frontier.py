@@ -32,17 +32,18 @@ class Frontier(NamedTuple):
 
     @property
     def loss_exponent(self) -> float:
-        r"""$x$ in $L \sim C^{-x}$ over the larger half of the budgets."""
+        r"""$x$ in $L \sim C^{-x}$ over the largest quarter of the budgets."""
         return -self._slope(self.loss)
 
     @property
     def features_exponent(self) -> float:
-        r"""$y$ in $N \sim C^y$ over the larger half of the budgets."""
+        r"""$y$ in $N \sim C^y$ over the largest quarter of the budgets."""
         return self._slope(self.features)
 
     def _slope(self, values) -> float:
-        half = len(self.compute) // 2
-        return float(np.polyfit(np.log(self.compute[half:]), np.log(values[half:]), 1)[0])
+        # the next power law is still felt long before the largest budgets
+        late = slice(len(self.compute) * 3 // 4, None)
+        return float(np.polyfit(np.log(self.compute[late]), np.log(values[late]), 1)[0])
 
 
 def compute_frontier(limit: RandomFeatures, task, protocol, *, sizes) -> Frontier:

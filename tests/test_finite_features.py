@@ -267,28 +267,6 @@ def test_exponents_of_width_and_data(capacity, decay):
     np.testing.assert_allclose(slope(width), min(decay - 1, capacity), atol=0.02)
 
 
-@pytest.mark.parametrize(
-    ("capacity", "decay", "modes", "expected"),
-    [
-        (2.0, 1.5, 10**12, (1 / 6, 1 / 3)),
-        pytest.param(1.5, 2.0, None, (0.4, 0.4), marks=pytest.mark.slow),
-        pytest.param(2.0, 3.4, None, (2.4 / 3.4, 1 - 2 / 3.4), marks=pytest.mark.slow),
-    ],
-)
-def test_compute_optimal_exponents(capacity, decay, modes, expected):
-    frontier = lx.compute_frontier(
-        lx.limits.RandomFeatures(),
-        lx.tasks.power_law(modes, capacity, decay),
-        lx.OnlineSGD(0.3, batch_size=1e12, steps=20_000),
-        sizes=2.0 ** np.arange(2, 12),
-    )
-    print(frontier.loss_exponent, frontier.features_exponent, expected)
-    np.testing.assert_allclose(frontier.loss_exponent, expected[0], atol=0.02)
-    np.testing.assert_allclose(frontier.features_exponent, expected[1], atol=0.05)
-    assert np.all(np.diff(frontier.loss) < 0)
-    np.testing.assert_allclose(frontier.features * frontier.steps, frontier.compute)
-
-
 def test_frontier_messages():
     limit, task, protocol = lx.limits.RandomFeatures(), lx.tasks.power_law(), lx.OnlineSGD(0.3, steps=10)
     with raises(ValueError, "sizes must be four or more increasing numbers; [1. 2. 3.] was given."):
