@@ -14,6 +14,7 @@ from ._precision import HIGHEST
 STEPS = 512  # of the integrator, evenly in the logarithm of time; measured: 1e-9 over ten decades
 
 _SWEEPS = 3  # of Newton's method for the coupling inside of a step, before the one that is differentiated
+_SMALLEST, _SMALLEST_ON_CONTOUR = 1e-26, 1e-9  # losses over the first below which only the absolute error counts
 _FIRST = 0.1  # the first step over the shortest time of the flow
 _MARGIN = 2.0  # by which a contour reaches further than the clock of infinitely many features
 _DEGREE, _SERIES, _SMALL = 3, 9, 0.25
@@ -31,7 +32,8 @@ class FeatureLearning(NamedTuple):
     - `scale`: $a = 1 + \gamma |w|^2$, the growth of the tangent kernel.
     - `square`: $|\theta|^2$ in the space of the features.
     - `clock`: $\tau = \int a\,dt$; lazy features would need this time.
-    - `error`: relative error of the loss: of the integrator, of the contour, and of rounding on it.
+    - `error`: relative error of the loss: of the integrator, of the contour, and of rounding on it; where a loss is
+      below 1e-26 of the first, on a contour 1e-9, relative to that.
     """
 
     loss: Float[Array, " times"]
@@ -91,7 +93,8 @@ def learned_features(
     loss, difference = fine.loss + floor, fine.loss - coarse.loss
     first = jnp.real(jnp.sum(spectrum[1]))
     beyond = 0.0 if inverse_features is None else (missing + 1e-16 * fine.error**2) * first
-    error = (jnp.abs(difference) + beyond) / jnp.abs(loss)
+    resolved = (_SMALLEST if inverse_features is None else _SMALLEST_ON_CONTOUR) * first
+    error = (jnp.abs(difference) + beyond) / jnp.maximum(jnp.abs(loss), resolved)
     return fine._replace(loss=loss, error=jax.lax.stop_gradient(error))
 
 
@@ -114,6 +117,11 @@ def _solve(spectrum, richness, times, remaining) -> FeatureLearning:
     first, final = jax.lax.stop_gradient((_first_time(spectrum, richness), times[-1]))
     final = jnp.maximum(final, first)
 
+    def interpolate(now, values):
+        # of the differences, so that a constant has no slope
+        moved = jnp.matmul(interpolation[:, 1:], values - now, precision=HIGHEST)
+        return jnp.concatenate([now[None], moved[1:]])
+
     def advance(start, length, coupling, part):
         """The modes when a step is done in `part`, and how $\\psi$ depends on the coefficients of $c$."""
         x = z * length * part
@@ -134,19 +142,21 @@ def _solve(spectrum, richness, times, remaining) -> FeatureLearning:
         def newton(_, state):
             """One step of Newton's method for $c$ at the later points; its matrix needs no derivative of its own."""
             values, _ = state
-            coupling = jnp.matmul(interpolation, jnp.concatenate([now[None], values]), precision=HIGHEST)
+            coupling = interpolate(now, values)
             psi, rest, slopes = jax.vmap(lambda part: advance(start, length, coupling, part))(points)
             scale = 1 + richness * jnp.sum(jnp.real(mu / z * psi**2), -1)
             response = 2 * jnp.sum(jnp.real(mu / z * psi[:, None] * slopes), -1)
             response = jnp.matmul(response, interpolation[:, 1:], precision=HIGHEST)
             matrix = jnp.eye(_DEGREE, dtype=times.dtype) + (richness * scale**-1.5 / 2)[:, None] * response
-            values = values - jnp.linalg.solve(jax.lax.stop_gradient(matrix), values - scale**-0.5)
-            return values, (psi[-1], rest[-1])
+            change = jnp.linalg.solve(jax.lax.stop_gradient(matrix), scale**-0.5 - values)
+            # the modes are linear in c
+            gained = jnp.sum(jnp.matmul(interpolation[:, 1:], change, precision=HIGHEST)[:, None] * slopes[-1], 0)
+            return values + change, (psi[-1] + gained, rest[-1] + change[-1] - gained)
 
         state = jnp.full_like(points, now), start
         state = newton(0, jax.lax.stop_gradient(jax.lax.fori_loop(0, _SWEEPS, newton, jax.lax.stop_gradient(state))))
         values, end = state
-        coupling = jnp.matmul(interpolation, jnp.concatenate([now[None], values]), precision=HIGHEST)
+        coupling = interpolate(now, values)
         after = end, clock + length, time + length * _elapsed(coupling, 1.0), values[-1]
         return after, _Step(start[0], start[1], clock, time, length, coupling)
 
