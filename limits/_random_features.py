@@ -187,7 +187,8 @@ class RandomFeatures(AbstractLimit):
         )
         if throw:
             bound = None
-            if not momentum and not normalised and not checks.is_traced((task, protocol)):
+            plain = not momentum and not normalised and not checks.is_traced((task, protocol))
+            if plain and checks.concrete(diverged) >= 0:
                 bound = float(self.stable_rate(task, protocol.batch_size[0]))
             check(trajectory, bound)
         return trajectory

@@ -127,6 +127,22 @@ def test_the_noise_of_batches_has_its_exponent():
 
 
 @pytest.mark.slow
+def test_what_a_finite_width_costs_early():
+    """On an easy target the excess over infinite width is c/N t^-(1 - 1/b) long before the floor is felt."""
+    capacity, steps = 1.5, 10_000
+    task, protocol = lx.tasks.power_law(None, capacity, 4.0), lx.OnlineSGD(0.3, batch_size=1e15, steps=steps)
+    infinite = np.asarray(lx.limits.RandomFeatures().solve(task, protocol).test_loss)
+    times = np.array([1000, 3000, 10_000])
+    scaled = []
+    for size in (1e5, 1e6):
+        loss = lx.limits.RandomFeatures(size).solve(task, protocol, method="contour").test_loss
+        scaled.append(size * (np.asarray(loss) - infinite)[times])
+        slopes = np.diff(np.log(scaled[-1])) / np.diff(np.log(times))
+        np.testing.assert_allclose(slopes, -(1 - 1 / capacity), atol=0.01)
+    np.testing.assert_allclose(scaled[0], scaled[1], rtol=0.005)
+
+
+@pytest.mark.slow
 def test_a_million_steps_of_a_trillion_modes():
     """Against the sum over exact modes and an integral, on the way."""
     task, steps, rate = lx.tasks.power_law(10**12, 1.5, 2.0), 10**6, 0.3

@@ -102,6 +102,11 @@ def test_spectral_radius_is_one_at_the_bound(batch):
     np.testing.assert_allclose(jax.grad(bound, argnums=1)(bins, batch), slope, rtol=1e-7)
 
 
+def test_batches_without_end_leave_the_edge_of_gradient_descent():
+    lam = jnp.asarray([2.0, 0.3])
+    np.testing.assert_allclose(stability_bound(exact_bins(lam, lam), jnp.asarray(1e15)), 1.0, rtol=1e-13)
+
+
 @partial(jax.jit, static_argnames="max_cycles")
 def sweep(bins, noise_power, inverse_batch, start, upper=jnp.inf, **options):
     return coordinate_sweeps(bins, jnp.asarray(noise_power), inverse_batch, start, jnp.asarray(upper), **options)

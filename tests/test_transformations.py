@@ -25,6 +25,24 @@ def power_law(rate):
     return lx.final_loss(lx.limits.RandomFeatures(), lx.tasks.power_law(50), lx.OnlineSGD(rate, 0.3, steps=6))
 
 
+def in_time(rate):
+    task, protocol = lx.tasks.power_law(50, samples=20), lx.MinibatchSGD(rate, 3, steps=6)
+    return lx.limits.RandomFeatures(15.0).solve(task, protocol).test_loss[-1]
+
+
+def on_a_contour(rate):
+    task = lx.tasks.power_law(50, samples=20)
+    return lx.limits.RandomFeatures(15.0).solve(task, descend(rate), method="contour").test_loss[-1]
+
+
+def normalised(rate):
+    return lx.final_loss(lx.limits.RandomFeatures(), lx.tasks.power_law(50), lx.NormalisedSGD(rate, 3, steps=6))
+
+
+def minibatches(rate):
+    return lx.final_loss(lx.limits.LinearModel(), LABELLED, lx.MinibatchSGD(rate, 2, 0.3, steps=6))
+
+
 def stable_rate(batch_size):
     return lx.limits.RandomFeatures().stable_rate(lx.tasks.power_law(50), batch_size)
 
@@ -71,6 +89,10 @@ def learned(richness):
 AT = {
     perceptron: 0.3,
     power_law: 0.05,
+    in_time: 0.2,
+    on_a_contour: 0.2,
+    normalised: 0.1,
+    minibatches: 0.1,
     stable_rate: 2.0,
     deep_linear: 0.05,
     outlier: 0.06,
