@@ -24,8 +24,8 @@ class LearnedFeatures(AbstractLimit):
     fast as $w$.
 
     The tangent kernel grows by $a = 1 + \gamma|w|^2$ and turns to what has been learned, and the whole flow is that of
-    linear modes which see one another through $a$ only, see `solvers.learned_features`. With $r = (a - 1)/b$ of a
-    power law $\lambda_k = k^{-b}$, $\lambda_kw_k^2 = k^{-a}$ the loss falls in time like
+    linear modes which see one another through $a$ only, see `solvers.learned_features`. On a power law $\lambda_k =
+    k^{-b}$, $\lambda_kw_k^2 = k^{-1-br}$ the loss falls in time like
 
     $$t^{-r}\;(\gamma = 0), \qquad t^{-r\max(1,\, 2/(1+r))}\;(\gamma > 0):$$
 
@@ -63,7 +63,8 @@ class LearnedFeatures(AbstractLimit):
         - `key`: not used; nothing is random.
         - `steps`: of the integrator, even in the logarithm of time; an even number.
         - `nodes`: of the contour, where `features` is given.
-        - `throw`: whether a solution whose `error` is above 1e-4 at some time raises.
+        - `throw`: whether a solution whose `error` is above 1e-4 at some time raises. On a contour losses far below 1e-9 of
+          the first are not resolved.
 
         **Returns:**
 
