@@ -63,8 +63,8 @@ class LearnedFeatures(AbstractLimit):
         - `key`: not used; nothing is random.
         - `steps`: of the integrator, even in the logarithm of time; an even number.
         - `nodes`: of the contour, where `features` is given.
-        - `throw`: whether a solution whose `error` is above 1e-4 at some time raises. On a contour losses far below 1e-9 of
-          the first are not resolved.
+        - `throw`: whether a solution whose `error` is above 1e-4 at some time raises. On a contour losses far
+          below 1e-9 of the first are not resolved.
 
         **Returns:**
 
