@@ -16,7 +16,7 @@ from ._mode_bins import ModeBins
 from ._precision import HIGHEST
 
 _FAR = 50.0  # in spectral edges: so far out, Newton's method from the ridge itself finds the right branch
-_RAY_STEP = 0.15  # of log|z| on the way in
+_PATH_STEP = 0.25  # of log|z|, or of log|Im z|, on the way in
 _BISECTIONS, _DECADES = 60, 30
 
 
@@ -89,8 +89,11 @@ def self_consistent_scale(
 
     $$\kappa \left(1 - \tfrac1N \mathrm{df}_1(\kappa)\right)\left(1 - \tfrac1P \mathrm{df}_1(\kappa)\right) = -z ,$$
 
-    on the branch $\kappa \simeq -z$ of large $|z|$, continued inwards along the ray of $z$: no other path is known to
-    stay clear of the spectrum, where the branches meet. Derivatives of all orders are implicit.
+    on the branch $\kappa \simeq -z$ of large $|z|$. It is continued from $\mathrm{Im}\,z \to \infty$ at fixed
+    $\mathrm{Re}\,z$ (for real ridges from infinity): the distance from the spectrum, where branches meet, is at least
+    $\mathrm{Im}\,z$ there, so that steps of a fixed ratio never lose the branch, however close to the spectrum $z$ is.
+    Of all solutions it is the one with $\mathrm{Im}\,\kappa\,\mathrm{Im}\,z < 0$. Derivatives of all orders are
+    implicit.
 
     **Arguments:**
 
@@ -100,14 +103,18 @@ def self_consistent_scale(
     """
     params = bins, jnp.asarray(inverse_features), jnp.asarray(inverse_samples), ridge
     frozen = jax.lax.stop_gradient(params)
-    ratio = jnp.maximum(_FAR * spectral_edge(*frozen[:3]) / jnp.abs(frozen[3]), 1.0)
-    steps = jnp.ceil(jnp.log(jnp.max(ratio)) / _RAY_STEP).astype(int)
+    # what shrinks on the way: all of a real ridge, the imaginary part of a complex one
+    still, moving = (frozen[3].real, 1j * frozen[3].imag) if jnp.iscomplexobj(ridge) else (0.0, frozen[3])
+    ratio = jnp.maximum(_FAR * spectral_edge(*frozen[:3]) / jnp.abs(moving), 1.0)
+    steps = jnp.ceil(jnp.log(jnp.max(ratio)) / _PATH_STEP)
+
+    def there(step):
+        return still + moving * ratio ** (1 - step / jnp.maximum(steps, 1.0))
 
     def inwards(step, scale):
-        there = (*frozen[:3], frozen[3] * ratio ** (1 - step / jnp.maximum(steps, 1)))
-        return _polish(_scale_residual, scale, there, 3)
+        return _polish(_scale_residual, scale, (*frozen[:3], there(step)), 3)
 
-    scale = jax.lax.fori_loop(0, steps, inwards, frozen[3] * ratio)
+    scale = jax.lax.fori_loop(0, steps.astype(int), inwards, there(0.0))
     return _implicit(_scale_residual, _polish(_scale_residual, scale, frozen, 8), params)
 
 

@@ -9,18 +9,13 @@ from jaxtyping import Array, ArrayLike, Complex, Float
 
 from ._contour import _BEYOND_EDGE, _BEYOND_ZERO, _HEIGHT, _OFFSET, Contour
 from ._deterministic_equivalent import (
-    _FAR,
-    _implicit,
-    _polish,
-    _scale_residual,
     degrees_of_freedom,
     ridgeless_scale,
+    self_consistent_scale,
     spectral_edge,
     unlearned_power,
 )
 from ._mode_bins import ModeBins
-
-_PATH_STEP = 0.3  # of log Im z on the way down
 
 
 class FlowModes(NamedTuple):
@@ -60,35 +55,12 @@ def flow_modes(
     around_zero = gap < delta
     low = jnp.where(around_zero, jnp.log(delta) - _BEYOND_ZERO, jnp.log(gap) - _BEYOND_EDGE)
     contour = _ellipse(low, edge, jnp.where(around_zero, delta, 0.0), nodes)
-    scale = feature_scale(bins, inverse_features, contour.z)
+    scale = self_consistent_scale(bins, inverse_features, 0.0, -contour.z)
     # of the solutions of the equation for the scale this is the one that belongs to a spectrum
     missed = jnp.any(~(scale.imag < 0))
     measure = 2 * contour.q / contour.z * unlearned_power(bins, scale)
     floor = jnp.where(around_zero, 0.0, unlearned_power(bins, lowest))
     return FlowModes(contour.z, measure, floor, jnp.where(missed, jnp.inf, contour.error))
-
-
-def feature_scale(
-    bins: ModeBins, inverse_features: Float[ArrayLike, ""], z: Complex[Array, " nodes"]
-) -> Complex[Array, " nodes"]:
-    r"""`self_consistent_scale` at $-z$ and infinite $P$, for $z$ however close above the spectrum.
-
-    It is continued down from $\mathrm{Im}\,z \to \infty$ at fixed $\mathrm{Re}\,z$. The distance from the spectrum is
-    at least $\mathrm{Im}\,z$ on this path, so that steps of a fixed ratio never lose the branch.
-    """
-    params = bins, inverse_features, jnp.zeros_like(inverse_features), -z
-    frozen = jax.lax.stop_gradient(params)
-    ratio = jnp.maximum(_FAR * spectral_edge(*frozen[:3]) / -frozen[3].imag, 1.0)
-    steps = jnp.ceil(jnp.log(jnp.max(ratio)) / _PATH_STEP)
-
-    def ridge(step):
-        return frozen[3].real + 1j * frozen[3].imag * ratio ** (1 - step / jnp.maximum(steps, 1.0))
-
-    def down(step, scale):
-        return _polish(_scale_residual, scale, (*frozen[:3], ridge(step)), 3)
-
-    scale = jax.lax.fori_loop(0, steps.astype(int), down, ridge(0.0))
-    return _implicit(_scale_residual, _polish(_scale_residual, scale, frozen, 8), params)
 
 
 def spectral_gap(bins: ModeBins, inverse_features: Float[ArrayLike, ""], scale: Float[Array, ""]) -> Float[Array, ""]:

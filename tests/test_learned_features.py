@@ -8,7 +8,8 @@ import limitax as lx
 import numpy as np
 import pytest
 from limitax import solvers, tasks
-from limitax.solvers._flow_contour import feature_scale, flow_modes
+from limitax.solvers import self_consistent_scale
+from limitax.solvers._flow_contour import flow_modes
 from limitax.solvers._learned_features import _moments
 
 from .helpers import raises
@@ -179,7 +180,7 @@ def test_the_scale_near_the_spectrum_solves_its_equation_on_the_right_branch():
     with jax.enable_x64(True):
         bins = solvers.power_law_bins(10**12, jnp.float64(1.5), jnp.float64(1.75))
         z = jnp.asarray(np.geomspace(1e-3, 1.5, 60) * np.exp(1e-3j))
-        kappa = feature_scale(bins, jnp.float64(0.01), z)
+        kappa = self_consistent_scale(bins, jnp.float64(0.01), 0.0, -z)
         residual = kappa * (1 - solvers.degrees_of_freedom(bins, kappa) / 100) + z
         modes = flow_modes(bins, jnp.float64(0.01), jnp.float64(1e3), 240)
         kappa, residual, modes, bins = jax.tree.map(np.asarray, (kappa, residual / z, modes, bins))

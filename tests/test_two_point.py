@@ -169,6 +169,16 @@ def test_derivatives_of_the_scale(order):
     np.testing.assert_allclose(jax.jit(jax.jacrev(f))(x), difference, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("sizes", [(1 / 40, 1 / 60), (0.0, 1 / 60), (0.01, 0.0)])
+def test_the_branch_close_above_the_spectrum(sizes):
+    """A positive density of states on both sides of every node, down to a height of 1e-9."""
+    bins = power_law_bins(10**6, jnp.asarray(1.2), jnp.asarray(1.8))
+    z = jnp.geomspace(1e-6, 8.0, 60) + 1j * jnp.asarray([[1e-9], [1e-4], [0.1]])
+    scale = jax.jit(lambda z: self_consistent_scale(bins, *sizes, -z))(z)
+    assert np.all(scale.imag < 0)
+    np.testing.assert_allclose(jax.jit(lambda z: self_consistent_scale(bins, *sizes, -z))(z.conj()), scale.conj())
+
+
 def test_fresh_batches_at_infinite_width_are_the_second_moment_recursion():
     p = sized(problem(0.85), np.inf, 10)
     np.testing.assert_allclose(fresh_batches(p).test, second_moment(*pieces(p, 0.1)), rtol=1e-9)
