@@ -6,6 +6,7 @@ from ._learned_features import LearnedFeatures
 from ._linear_model import LinearModel
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
+from ._quadratic_network import QuadraticNetwork
 from ._random_features import RandomFeatures
 from ._sharpness import Sharpness, sharpness
 from ._small_initialization import SmallInitialization
@@ -20,6 +21,7 @@ __all__ = [
     "LearnedFeatures",
     "LinearModel",
     "LinearRNN",
+    "QuadraticNetwork",
     "RandomFeatures",
     "Sharpness",
     "SmallInitialization",

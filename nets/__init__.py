@@ -8,6 +8,7 @@ from ._learned_features import LearnedFeatures
 from ._linear_model import LinearModel
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
+from ._quadratic_network import QuadraticNetwork
 from ._random_features import RandomFeatures
 from ._small_initialization import SmallInitialization
 from ._train import train
@@ -22,6 +23,7 @@ __all__ = [
     "LearnedFeatures",
     "LinearModel",
     "LinearRNN",
+    "QuadraticNetwork",
     "RandomFeatures",
     "SmallInitialization",
     "train",

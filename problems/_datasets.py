@@ -117,6 +117,38 @@ def sphere(
     return Dataset(x[:samples], y[:samples], x[samples:], y[samples:])
 
 
+def quadratic(key=None, *, samples: int, dim: int, test_samples: int = 0, teacher=None) -> Dataset:
+    r"""Standard normal inputs, targets $y = (b\cdot x)^2/2D$, $D = $ `dim`.
+
+    **Arguments:**
+
+    - `key`: random key; `None` is `jax.random.key(0)`.
+    - `samples`, `test_samples`: number of training and test samples.
+    - `dim`: input dimension.
+    - `teacher`: $b$ `[dim]`; by default all ones, of length $\sqrt D$. Its direction does not matter, since that of the
+      inputs is random.
+
+    The data are drawn in float64 whatever the global flag, so that one key means one data set.
+
+    ??? cite "Source"
+        Grokking as the Transition from Lazy to Rich Training Dynamics, arXiv 2310.06110.
+    """
+    _count("quadratic", "samples", samples, 1)
+    _count("quadratic", "test_samples", test_samples, 0)
+    _count("quadratic", "dim", dim, 1)
+    if teacher is not None:
+        teacher = checks.array("teacher", teacher, ndim=1)
+        if teacher.shape != (dim,):
+            raise ValueError(f"teacher must have the {dim} dimensions of the inputs; its shape is {teacher.shape}.")
+    key = default_key(key)
+    with jax.enable_x64(True):
+        x = normal_double(key, (samples + test_samples, dim))
+        y = (x @ (np.ones(dim) if teacher is None else teacher)) ** 2 / (2 * dim)
+    if test_samples == 0:
+        return Dataset(x, y)
+    return Dataset(x[:samples], y[:samples], x[samples:], y[samples:])
+
+
 def digits(
     key=None,
     *,

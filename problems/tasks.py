@@ -1,6 +1,6 @@
 """Tasks: what is learned."""
 
-from ._datasets import AbstractTask, Dataset, digits, from_arrays, sphere
+from ._datasets import AbstractTask, Dataset, digits, from_arrays, quadratic, sphere
 from ._distributions import (
     AbstractDistribution,
     Gaussian,
@@ -34,6 +34,7 @@ __all__ = [
     "linear_map",
     "oscillator",
     "power_law",
+    "quadratic",
     "random_features",
     "sphere",
 ]

@@ -42,6 +42,14 @@ from ._minimise import Minimum, minimise, projected
 from ._mode_bins import ModeBins, exact_bins, power_law_bins
 from ._power_sums import power_sum
 from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host
+from ._quadratic_moments import (
+    DescentDrive,
+    UnitMoments,
+    centred_alignment,
+    quadratic_kernel,
+    quadratic_moments,
+    quadratic_output,
+)
 from ._reverse_scan import reverse_scan
 from ._sample_covariance import marchenko_pastur_nodes, sample_covariance_density, sample_covariance_edge
 from ._sample_moments import SampleDrive, Samples, sample_moments
@@ -70,6 +78,7 @@ __all__ = [
     "Curvature",
     "DeepLinearHistory",
     "DeepLinearInputs",
+    "DescentDrive",
     "Drive",
     "FeatureDynamics",
     "FeatureLearning",
@@ -90,6 +99,7 @@ __all__ = [
     "StationaryLoss",
     "Sweeps",
     "TwoPointLoss",
+    "UnitMoments",
     "adjoint_scan",
     "alternating_flow",
     "arnoldi",
@@ -100,6 +110,7 @@ __all__ = [
     "bulk_edge",
     "causal_scan",
     "causal_sweep",
+    "centred_alignment",
     "complex_modes",
     "context",
     "contour_nodes",
@@ -134,6 +145,9 @@ __all__ = [
     "power_law_bins",
     "power_sum",
     "projected",
+    "quadratic_kernel",
+    "quadratic_moments",
+    "quadratic_output",
     "reverse_scan",
     "ridgeless_scale",
     "sample_covariance_density",

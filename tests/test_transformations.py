@@ -86,6 +86,11 @@ def learned(richness):
     return lx.limits.LearnedFeatures(richness, 8.0).solve(lx.tasks.power_law(50), FLOW).test_loss[-1]
 
 
+def quadratic(scale):
+    task = lx.tasks.quadratic(samples=9, dim=3, test_samples=2)
+    return lx.final_loss(lx.limits.QuadraticNetwork(scale, 0.3), task, lx.GradientDescent(1.0, 0.3, 0.1, steps=6))
+
+
 AT = {
     perceptron: 0.3,
     power_law: 0.05,
@@ -103,6 +108,7 @@ AT = {
     small: 0.1,
     jumps: 0.9,
     learned: 0.7,
+    quadratic: 0.7,
 }
 
 
