@@ -172,6 +172,22 @@ def test_the_delay_grows_with_the_output_scale_and_with_less_curvature():
 
 
 @pytest.mark.slow
+def test_training_goes_lazy_and_the_test_loss_waits():
+    """At a large output scale the training loss falls with a static kernel's, the test loss several times later."""
+    task = lx.tasks.quadratic(samples=110, dim=20)
+    limit, protocol = lx.limits.QuadraticNetwork(8.0, 0.3), lx.GradientDescent(1.5, steps=8000)
+    theory, lazy = (limit.solve(task, protocol, teacher=np.ones(20), approximation=a) for a in (None, "static_kernel"))
+    test, test_lazy = (
+        sum(t.extras[name] for name in ("scale_error", "misalignment", "linear_power")) for t in (theory, lazy)
+    )
+    time = below(theory.train_loss)
+    assert abs(time / below(lazy.train_loss) - 1) < 0.3
+    assert test[time] > 0.3 * test[0]
+    assert below(test) > 4 * time
+    assert min(test_lazy) > 0.3 * test[0]
+
+
+@pytest.mark.slow
 def test_networks_approach_the_limit():
     task = lx.tasks.quadratic(samples=60, dim=10, test_samples=60)
     limit = lx.limits.QuadraticNetwork(0.5, 0.2)
