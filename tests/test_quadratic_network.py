@@ -203,7 +203,7 @@ def test_networks_approach_the_limit():
     assert set(report.errors) == {"train_loss", "test_loss", "mean_square_weight", "kernel_alignment"}
     assert report.agrees, report.agreement
     for name, rate in report.rate.items():
-        assert abs(rate + 0.5) < 0.12, (name, report.rate)
+        assert abs(rate + 0.5) < 0.15, (name, report.rate)
 
 
 def value(scale, curvature, rate, momentum, decay):
