@@ -48,7 +48,7 @@ def _with(net, weights):
 
 @pytest.mark.parametrize(
     "protocol",
-    [pytest.param(p, marks=pytest.mark.slow) if n == "decay" else p for n, p in PROTOCOLS.items()],
+    [pytest.param(p, marks=pytest.mark.slow) if n != "everything varies" else p for n, p in PROTOCOLS.items()],
     ids=PROTOCOLS,
 )
 def test_moments_close_at_every_width(protocol):
@@ -103,6 +103,7 @@ def test_the_limit_starts_without_fluctuations():
     assert min(theory.extras[name][-1] for name in ("scale_error", "misalignment", "linear_power")) > 0
 
 
+@pytest.mark.slow
 def test_kernel_and_alignment_of_a_network():
     """The tangent kernel by automatic differentiation, of networks before and after training."""
     task = lx.tasks.from_arrays(TASK.x, TASK.y)
