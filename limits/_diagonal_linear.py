@@ -1,5 +1,6 @@
 """Diagonal linear networks from vanishing initial weights: plateaus and jumps."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -109,19 +110,15 @@ def _jumps(task, count: int) -> Jumps:
 
 @eqx.filter_jit
 def _solve(task, protocol, count: int):
-    record, missed = in_precision(_staircase, "double")(as_float((task, protocol)), _Count(count))
+    record, missed = in_precision(partial(_staircase, count), "double")(as_float((task, protocol)), None)
     return record, jnp.where(missed > 0, jnp.int32(NOT_CONVERGED), jnp.int32(CONVERGED))
 
 
-class _Count(eqx.Module):
-    value: int = eqx.field(static=True)
-
-
-def _staircase(floats, count: _Count):
+def _staircase(count: int, floats, _):
     task, protocol = floats
     times = protocol.times
     # one jump more shows whether the others were enough
-    path = alternating_flow(*normal_equations(task), count.value + 1)
+    path = alternating_flow(*normal_equations(task), count + 1)
     plateau = jnp.searchsorted(path.times, times, side="right")
     start = jnp.where(plateau > 0, path.times[plateau - 1], 0.0)
     coefficients = path.coefficients[plateau]

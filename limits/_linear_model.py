@@ -102,22 +102,17 @@ def _check_memory(task, protocol, memory_limit) -> None:
 
 @eqx.filter_jit
 def _solve(task, protocol, momentum: bool):
-    # which form the noise of the batches has says the protocol's class, which is no number
-    def curves(floats, momentum: _Flag):
+    def curves(floats, _):
         task, protocol = floats
         train = Samples(task.x, task.y)
         test = Samples(task.x_test, task.y_test) if task.has_test and task.y_test is not None else None
         reference = jax.lax.stop_gradient(jnp.linalg.pinv(task.x, rtol=1e-10) @ task.y)
-        return sample_moments(train, test, reference, _drive(protocol, task.x.shape[0]), momentum=momentum.value)
+        return sample_moments(train, test, reference, _drive(protocol, task.x.shape[0]), momentum=momentum)
 
-    train, test = in_precision(curves, "double")(as_float((task, protocol)), _Flag(momentum))
+    train, test = in_precision(curves, "double")(as_float((task, protocol)), None)
     diverged = first_divergence(train).astype(jnp.int32)
     losses = {"train_loss": train} if test is None else {"train_loss": train, "test_loss": test}
     return losses, diverged, jnp.where(diverged >= 0, jnp.int32(DIVERGED), jnp.int32(CONVERGED))
-
-
-class _Flag(eqx.Module):
-    value: bool = eqx.field(static=True)
 
 
 def _drive(protocol: Any, samples: int) -> SampleDrive:

@@ -104,8 +104,10 @@ def sphere(
         raise ValueError(f'degree goes with target="gegenbauer"; target is "{target}" and degree is {degree}.')
     if degree is not None:
         degree = checks.integer("degree", degree)
+    # a key that is made inside would have an integer seed of 64 bits, which a caller's program cannot hold
+    key = default_key(key)
     with jax.enable_x64(True):
-        key_x, key_b = jax.random.split(default_key(key))
+        key_x, key_b = jax.random.split(key)
         x = normal_double(key_x, (samples + test_samples, dim))
         b = normal_double(key_b, (dim,))
         xp = np if isinstance(x, np.ndarray) else jnp

@@ -158,8 +158,9 @@ class Isotropic(AbstractDistribution):
     def population(self, size: int = 1, key=None) -> LinearProblem:
         r"""A problem in `size` dimensions."""
         size = checks.integer("size", size)
+        key = default_key(key)
         with jax.enable_x64(True):
-            teacher = normal_double(default_key(key), (size,)) / np.sqrt(size)
+            teacher = normal_double(key, (size,)) / np.sqrt(size)
         return LinearProblem(np.ones(size), teacher, self.noise)
 
     def sample_count(self, size: int = 1) -> int | None:

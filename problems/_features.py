@@ -31,8 +31,9 @@ def random_features(task, count: int, *, activation: Callable | None = None, key
     activation = jax.nn.relu if activation is None else activation
     if not callable(activation):
         raise TypeError(f"activation must be a function of arrays; {checks.shown(activation)} was given.")
+    key = default_key(key)
     with jax.enable_x64(True):
-        W = normal_double(default_key(key), (count, task.dim)) / np.sqrt(task.dim)
+        W = normal_double(key, (count, task.dim)) / np.sqrt(task.dim)
 
         def features(x):
             found = activation(jnp.asarray(x, float) @ W.T) / np.sqrt(count)

@@ -161,6 +161,14 @@ def test_from_arrays_keeps_the_numbers():
     assert task.dim == 2
 
 
+@pytest.mark.parametrize(
+    "draw", [lambda: tasks.sphere(samples=2, dim=3).x, lambda: tasks.isotropic().population(3).teacher]
+)
+def test_the_default_key_inside_a_program(draw):
+    """The same numbers, without a word about 64 bits."""
+    np.testing.assert_allclose(jax.jit(draw)(), draw(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_replication_leaves_signal_and_spectrum(size):
     modes, capacity, decay = 6, 1.3, 2.1
