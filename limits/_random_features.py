@@ -187,8 +187,9 @@ class RandomFeatures(AbstractLimit):
         )
         if throw:
             bound = None
+            known = checks.concrete(diverged)
             plain = not momentum and not normalised and not checks.is_traced((task, protocol))
-            if plain and checks.concrete(diverged) >= 0:
+            if plain and known is not None and known >= 0:
                 bound = float(self.stable_rate(task, protocol.batch_size[0]))
             check(trajectory, bound)
         return trajectory
