@@ -44,13 +44,16 @@ def build(
     return Problem(
         limits.RandomFeatures(),
         tasks.power_law(modes, capacity, decay, noise),
-        NormalisedSGD(rates, batches) if normalised else OnlineSGD(rates, batch_size=batches),
+        _protocol(normalised, rates, batches),
     )
 
 
+def _protocol(normalised: bool, rates, batches) -> NormalisedSGD | OnlineSGD:
+    return NormalisedSGD(rates, batches) if normalised else OnlineSGD(rates, batch_size=batches)
+
+
 def _loss(task, normalised: bool, rates, batches) -> np.ndarray:
-    protocol = NormalisedSGD(rates, batches) if normalised else OnlineSGD(rates, batch_size=batches)
-    return np.asarray(limits.RandomFeatures().solve(task, protocol).test_loss)
+    return np.asarray(limits.RandomFeatures().solve(task, _protocol(normalised, rates, batches)).test_loss)
 
 
 def _law(task) -> tuple[float, float, float]:

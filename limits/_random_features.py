@@ -10,7 +10,7 @@ import numpy as np
 
 from ..nets import Ensemble
 from ..nets import RandomFeatures as Network
-from ..nets._random_features import check_problem, has_samples
+from ..nets._random_features import check_normalised, check_problem, has_samples
 from ..problems import (
     CONVERGED,
     DIVERGED,
@@ -133,9 +133,8 @@ class RandomFeatures(AbstractLimit):
         checks.flag("throw", throw)
         if nodes is not None:
             checks.integer("nodes", nodes, low=8)
+        check_normalised(self, protocol)
         plain = self._is_plain(protocol)
-        if isinstance(protocol, NormalisedSGD) and not plain:
-            raise ValueError("features must be None, and members 1, with NormalisedSGD.")
         if method is None:
             short = protocol.steps <= _SHORT or self._why_no_contour(protocol)
             method = "recursion" if plain else "time" if short else "contour"

@@ -101,6 +101,7 @@ class RandomFeatures(AbstractNet):
         """
         no_steps(steps)
         fresh = check_problem(task, protocol)
+        check_normalised(self.design, protocol)
         batch = 0 if isinstance(protocol, GradientDescent) else whole_batch_size(protocol) * self.size
         count = 0 if fresh else task.sample_count(self.size) or 0
         weights, dim = weights[:, 0], _modes(task) * self.size
@@ -138,6 +139,12 @@ def check_problem(task, protocol) -> bool:
     if isinstance(protocol, MinibatchSGD):
         check_batch(protocol, number_of_samples(task))
     return False
+
+
+def check_normalised(design, protocol) -> None:
+    """**Raises:** `ValueError` for normalised SGD on random features: its mean gradient is known on the modes alone."""
+    if isinstance(protocol, NormalisedSGD) and (design.features is not None or design.members > 1):
+        raise ValueError("features must be None, and members 1, with NormalisedSGD.")
 
 
 def has_samples(task) -> bool:

@@ -177,6 +177,11 @@ def test_control_beats_the_ramp():
             ValueError,
             "features must be None, and members 1, with NormalisedSGD.",
         ),
+        (
+            lambda: lx.nets.train(lx.limits.RandomFeatures(20).finite(TASK), TASK, lx.NormalisedSGD(0.1, steps=2)),
+            ValueError,
+            "features must be None, and members 1, with NormalisedSGD.",
+        ),
     ],
 )
 def test_messages(call, kind, sentence):
