@@ -116,7 +116,7 @@ def test_replication_approaches_the_theory():
     task = lx.tasks.power_law(40, 1.2, 1.8, noise=0.3, samples=20)
     limit, protocol = lx.limits.RandomFeatures(12), lx.GradientDescent(0.3, steps=40)
     theory = limit.solve(task, protocol).test_loss[-1]
-    sizes, seeds = np.array([1, 2, 4]), (20_000, 10_000, 4000)
+    sizes, seeds = np.array([1, 2, 4]), (20_000, 20_000, 32_000)
     means, errors, spread = [], [], []
     for size, many in zip(sizes, seeds, strict=True):
         ensemble = limit.ensemble(task, size=int(size), seeds=many, key=jax.random.key(int(size)))
@@ -131,8 +131,9 @@ def test_replication_approaches_the_theory():
     centred = np.log(sizes) - np.log(sizes).mean()
     slope_error = np.hypot(*(centred * errors / means)[[0, -1]]) / np.sum(centred**2)
     print(slope, slope_error)
-    assert slope_error < 0.15
-    assert abs(slope + 1) < 3 * slope_error + 0.1
+    # close enough to tell the inverse from the inverse root
+    assert slope_error < 0.1
+    assert abs(slope + 1) < 3 * slope_error
     np.testing.assert_allclose(np.polyfit(np.log(sizes), np.log(spread), 1)[0], -0.5, atol=0.12)
 
 
