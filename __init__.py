@@ -2,6 +2,7 @@
 
 from . import limits, nets, problems, solvers, studies
 from .limits import Sharpness, Spectrum, sharpness, spectrum
+from .nets import rules
 from .problems import (
     ConvergenceError,
     DivergedError,
@@ -57,6 +58,7 @@ __all__ = [
     "objectives",
     "optimise",
     "problems",
+    "rules",
     "schedules",
     "sharpness",
     "solvers",

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from ..nets import MLP as Network
 from ..nets import Ensemble
 from ..nets._activations import activation_function, check_activation
+from ..nets._losses import check_loss
+from ..nets.rules import AbstractRule, Backpropagation
 from ..problems import OVERFLOW, ConvergenceError, Dataset, GradientDescent, Trajectory, check, default_key, key_name
 from ..problems import _checks as checks
 from ..solvers import (
@@ -48,9 +50,15 @@ class MLP(AbstractLimit):
     - `richness`: $\gamma_0 \ge 0$. Zero is the lazy limit, gradient descent with a static tangent kernel.
     - `init_scale`: $s_0, \dots, s_L$, one number for all or an array `[depth + 1]`, the readout's last.
     - `bias_scale`: $\sigma_b$; zero means a network without biases.
+    - `rule`: how hidden weights learn, one of `lx.rules`; backpropagation by default.
+    - `loss`: of one sample: `"half_mean_square"` (summed over outputs), `"cross_entropy"` (of the softmax, targets are
+        probabilities), or a function of outputs and targets, both `[outputs]`.
+    - `rate_scale`: $r_0, \dots, r_L$, the learning rate of each layer over the protocol's; shaped like `init_scale`.
+        Biases $b^{l+1}$ go with $W^l$.
 
     ??? cite "Source"
         Self-Consistent Dynamical Field Theory of Kernel Evolution in Wide Neural Networks, arXiv 2205.09653.
+        The Influence of Learning Rule on Representation Dynamics in Wide Neural Networks, arXiv 2210.02157.
     """
 
     depth: int = eqx.field(static=True)
@@ -58,18 +66,31 @@ class MLP(AbstractLimit):
     richness: Any
     init_scale: Any
     bias_scale: Any
+    rule: AbstractRule
+    loss: str | Callable = eqx.field(static=True)
+    rate_scale: Any
 
-    def __init__(self, depth: int, activation: str | Callable, richness=1.0, init_scale=1.0, bias_scale=0.0):
+    def __init__(
+        self,
+        depth: int,
+        activation: str | Callable,
+        richness=1.0,
+        init_scale=1.0,
+        bias_scale=0.0,
+        *,
+        rule: AbstractRule | None = None,
+        loss: str | Callable = "half_mean_square",
+        rate_scale=1.0,
+    ):
         self.depth = checks.integer("depth", depth)
         self.activation = check_activation(activation)
         self.richness = checks.number("richness", richness, low=0.0)
-        self.init_scale = checks.array("init_scale", init_scale, ndim=(0, 1), low=0.0, place="layer")
-        if self.init_scale.ndim == 1 and len(self.init_scale) != depth + 1:
-            raise ValueError(
-                f"init_scale must be a number or have depth + 1 = {depth + 1} entries, the readout's last; "
-                f"it has {len(self.init_scale)}."
-            )
+        self.init_scale = _by_layer("init_scale", init_scale, depth)
         self.bias_scale = checks.number("bias_scale", bias_scale, low=0.0)
+        self.rule = Backpropagation() if rule is None else rule
+        checks.instance("rule", self.rule, AbstractRule, "one of lx.rules, such as FeedbackAlignment(0.5)")
+        self.loss = check_loss(loss)
+        self.rate_scale = _by_layer("rate_scale", rate_scale, depth)
 
     @property
     def has_biases(self) -> bool:
@@ -251,6 +272,15 @@ class MLP(AbstractLimit):
 
 def _run(floats, rest, *, axis, **options):
     return solve_mlp(*floats, *rest, axis, **options)
+
+
+def _by_layer(name: str, value, depth: int):
+    value = checks.array(name, value, ndim=(0, 1), low=0.0, place="layer")
+    if value.ndim == 1 and len(value) != depth + 1:
+        raise ValueError(
+            f"{name} must be a number or have depth + 1 = {depth + 1} entries, the readout's last; it has {len(value)}."
+        )
+    return value
 
 
 def _fixed(task) -> Dataset:

@@ -1,5 +1,6 @@
 """Finite networks: Equinox modules with trained `weights` and a frozen `design`, and the loop that trains them."""
 
+from . import rules
 from ._base import AbstractNet, Ensemble, trainable
 from ._deep_linear import DeepLinear
 from ._diagonal_linear import DiagonalLinear
@@ -26,6 +27,7 @@ __all__ = [
     "QuadraticNetwork",
     "RandomFeatures",
     "SmallInitialization",
+    "rules",
     "train",
     "trainable",
 ]

@@ -165,6 +165,8 @@ class MinibatchSGD(AbstractSteps):
     - `learning_rate`, `momentum`, `weight_decay`: as in `GradientDescent`.
     - `batch_size`: samples a step, at least 1, a number or an array `[steps]`.
     - `replace`: whether one sample may be drawn twice within a step.
+    - `seed`: a whole number fixes one sequence of batches, which all perceptrons and their limit then see; by default
+        every network draws its own. Theories of the mean over batches do not need it.
     - `steps`: needed when nothing else is an array.
     """
 
@@ -173,6 +175,7 @@ class MinibatchSGD(AbstractSteps):
     momentum: Any
     weight_decay: Any
     replace: bool = eqx.field(static=True)
+    seed: int | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -182,6 +185,7 @@ class MinibatchSGD(AbstractSteps):
         weight_decay=0.0,
         *,
         replace: bool = True,
+        seed: int | None = None,
         steps: int | None = None,
     ):
         _, values = checks.schedules(
@@ -199,6 +203,7 @@ class MinibatchSGD(AbstractSteps):
         self.momentum = values["momentum"]
         self.weight_decay = values["weight_decay"]
         self.replace = checks.flag("replace", replace)
+        self.seed = None if seed is None else checks.integer("seed", seed, low=0)
 
 
 class GradientFlow(AbstractProtocol):

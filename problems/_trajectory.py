@@ -39,7 +39,8 @@ class Trajectory(eqx.Module):
     - `sampling_error`: standard errors of what was sampled, by the names of `curves` (kernels as `Phi_1`: JAX cannot
       sort text among tuples); `None` for a theory without sampling and for a network.
     - `status_code`, `diverged_step`: integers; `status` says the former in words, the latter is -1 for none.
-    - `loss_convention`: `"half_mean_square"` or `"mean_square"`.
+    - `loss_convention`: `"half_mean_square"`, `"mean_square"`, `"cross_entropy"` (mean over samples), or `"mean_loss"`
+      for a loss of one's own.
     - `model`: `"limit"` or `"network"`.
     - `attributes`: pairs of name and value that say how the record was made.
     """

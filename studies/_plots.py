@@ -224,7 +224,12 @@ def plot_optimum(best, path=None):
     return fig
 
 
-_CONVENTIONS = {"half_mean_square": "half mean square", "mean_square": "mean square"}
+_CONVENTIONS = {
+    "half_mean_square": "half mean square",
+    "mean_square": "mean square",
+    "cross_entropy": "cross-entropy",
+    "mean_loss": "mean over samples",
+}
 
 
 def _marked(length: int, log: bool, most: int = 24) -> np.ndarray:
