@@ -39,8 +39,8 @@ class FeedbackAlignment(AbstractRule):
 
 
 class DirectFeedbackAlignment(AbstractRule):
-    r"""Errors reach every layer directly: $\tilde g^l = \phi'(h^l)\, \tilde z^l$ with frozen standard normal $\tilde z^l$,
-    the same for all samples (one for each output)."""
+    r"""Errors reach every layer directly: $\tilde g^l = \phi'(h^l)\, \tilde z^l$ with frozen standard normal
+    $\tilde z^l$, the same for all samples (one for each output)."""
 
 
 class Hebb(AbstractRule):
