@@ -50,16 +50,32 @@ def drawn_samples(protocol, time, key, samples: int, largest_batch: int, dtype):
 
     `OnlineSGD` draws from a pool with replacement."""
     batch = jnp.asarray(protocol.batch_size, dtype)[time]
+    # of 32 bits, so that a key draws the same samples whatever the global flag
     if isinstance(protocol, MinibatchSGD) and not protocol.replace:
-        drawn = jax.random.permutation(key, samples)[:largest_batch]
+        drawn = jax.random.permutation(key, jnp.arange(samples, dtype=jnp.int32))[:largest_batch]
     else:
-        drawn = jax.random.randint(key, (largest_batch,), 0, samples)
+        drawn = jax.random.randint(key, (largest_batch,), 0, samples, jnp.int32)
     return drawn, (jnp.arange(largest_batch) < batch) / batch
 
 
-def sample_weights(protocol, time, key, samples: int, largest_batch: int, dtype):
-    """The weight of each sample in the loss of this step: 1/P for the full batch, draws over batch size otherwise."""
+def batch_weights(protocol, key, samples: int, largest_batch: int, dtype):
+    """The weight of each sample in the loss of each step, `[steps, samples]`: 1/P for the full batch, and for
+    `MinibatchSGD` how often it is drawn over the batch size. Every row sums to one.
+
+    **Arguments:**
+
+    - `protocol`: `GradientDescent` or `MinibatchSGD`, whose `seed` takes the place of `key` if there is one.
+    - `largest_batch`: `whole_batch_size(protocol)`; no matter for the full batch.
+    """
+    steps = protocol.steps
     if not isinstance(protocol, MinibatchSGD):
-        return jnp.full((samples,), 1.0 / samples, dtype)
-    drawn, weights = drawn_samples(protocol, time, key, samples, largest_batch, dtype)
-    return jnp.zeros((samples,), dtype).at[drawn].add(weights)
+        return jnp.full((steps, samples), 1.0 / samples, dtype)
+    if protocol.seed is not None:
+        # a seed of 32 bits: one of 64 cannot be lowered within a program that began in single precision
+        key = jax.random.key(np.uint32(protocol.seed % 2**32))
+
+    def weights(time, key):
+        drawn, weights = drawn_samples(protocol, time, key, samples, largest_batch, dtype)
+        return jnp.zeros((samples,), dtype).at[drawn].add(weights)
+
+    return jax.vmap(weights)(jnp.arange(steps), jax.random.split(key, steps))

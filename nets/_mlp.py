@@ -21,7 +21,7 @@ from ..problems import (
 from ..problems import _checks as checks
 from ._activations import activation_function
 from ._base import AbstractNet, Ensemble, Frozen
-from ._batches import check_batch, no_steps, sample_weights, whole_batch_size
+from ._batches import batch_weights, check_batch, no_steps, whole_batch_size
 
 
 class MLPWeights(eqx.Module):
@@ -225,10 +225,8 @@ def _run(weights, design, task, protocol, keys, steps, kernels, singular_values,
             row[f"singular_values_{l}"] = jnp.linalg.svd(weights.hidden[l] / width**0.5, compute_uv=False)
         return row
 
-    def step(carry, inputs):
+    def step(carry, multiplicity):
         weights, state = carry
-        time, key = inputs
-        multiplicity = sample_weights(protocol, time, key, y.shape[0], largest_batch, dtype)
         (_, outputs), gradient = jax.value_and_grad(loss, has_aux=True)(weights, multiplicity)
         row = observe(weights, outputs)
         updates, state = optimiser.update(gradient, state, weights)
@@ -236,8 +234,11 @@ def _run(weights, design, task, protocol, keys, steps, kernels, singular_values,
         return (weights, state), row
 
     def run_one(weights, key):
-        inputs = (jnp.arange(steps), jax.random.split(key, steps))
-        (final, _), rows = jax.lax.scan(step, (weights, optimiser.init(weights)), inputs)
+        if isinstance(protocol, AbstractSteps):
+            batches = batch_weights(protocol, key, y.shape[0], largest_batch, dtype)
+        else:
+            batches = jnp.full((steps, y.shape[0]), 1.0 / y.shape[0], dtype)
+        (final, _), rows = jax.lax.scan(step, (weights, optimiser.init(weights)), batches)
         last = observe(final, forward(final, design, task.x))
         rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), rows, last)
         record: dict[str, Any] = {name: rows[name] for name in ("predictions", "test_predictions") if name in rows}
