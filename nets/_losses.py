@@ -21,6 +21,20 @@ def check_loss(loss: str | Callable) -> str | Callable:
     return checks.choice("loss", loss, LOSSES, extra=", or any callable of (outputs, targets)")
 
 
+def check_targets(loss: str | Callable, y) -> None:
+    """**Raises:** `ValueError` for targets that a loss makes no sense of."""
+    if loss != "cross_entropy":
+        return
+    if y.ndim != 2 or y.shape[1] < 2:
+        raise ValueError(
+            "cross_entropy needs targets y of shape [samples, outputs] with at least 2 outputs; "
+            f"their shape is {y.shape}."
+        )
+    known = checks.concrete(y)
+    if known is not None and known.min() < 0:
+        raise ValueError(f"cross_entropy needs targets y of at least 0, such as probabilities; one is {known.min():g}.")
+
+
 def loss_name(loss: str | Callable) -> str:
     """What a trajectory calls the convention of its losses: means over samples."""
     return "mean_loss" if callable(loss) else loss

@@ -1,36 +1,26 @@
 """Multilayer perceptrons of finite width in the mean-field parameterisation."""
 
-import math
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ..problems import (
-    AbstractSteps,
-    Dataset,
-    GradientDescent,
-    MinibatchSGD,
-    OnlineSGD,
-    default_key,
-    first_divergence,
-    schedules,
-)
+from ..problems import Dataset, GradientDescent, MinibatchSGD, OnlineSGD, default_key
 from ..problems import _checks as checks
-from ._activations import activation_function
 from ._base import AbstractNet, Ensemble, Frozen
-from ._batches import batch_weights, check_batch, no_steps, whole_batch_size
-
-
-class MLPWeights(eqx.Module):
-    """All that trains: `hidden[l]` `[fan_out, fan_in]` for l = 0..depth-1, `readout` `[width]`, and `biases[l]`
-    `[width]` (`None` without biases); entries of order one."""
-
-    hidden: tuple[Any, ...]
-    readout: Any
-    biases: tuple[Any, ...] | None
+from ._batches import check_batch, no_steps, whole_batch_size
+from ._losses import check_targets, loss_name
+from ._mlp_fields import fields, forward
+from ._mlp_run import run
+from ._mlp_weights import (
+    Fixed,
+    MLPWeights,
+    draw_one,
+    draw_pairs,
+    fixed_arrays,
+    learning_rate_scale,
+    scale_updates,
+)
+from .rules import Hebb, is_trained_by_gradient
 
 
 class MLP(AbstractNet):
@@ -39,31 +29,39 @@ class MLP(AbstractNet):
     $$h^1 = \frac{W^0 x}{\sqrt D} + b^1, \quad h^{l+1} = \frac{W^l\phi(h^l)}{\sqrt N} + b^{l+1}, \quad
       f = \frac{w\cdot\phi(h^L)}{\gamma_0 N}.$$
 
-    A raw step of $\eta\gamma_0^2 N$ (`learning_rate_scale` times the learning rate) makes features move by an amount of
-    order $\gamma_0$ at any width.
+    A raw step of $\eta r_l\gamma_0^2 N$ on layer $l$ (`learning_rate_scale` times the learning rate, times the layer's
+    `rate_scale`) makes features move by an amount of order $\gamma_0$ at any width. Several outputs are rows of $w$.
+
+    **Fields:** `weights`, all that trains; `fixed`, the random arrays of the design's learning rule, which never do, or
+    `None`.
 
     ??? cite "Source"
         Self-Consistent Dynamical Field Theory of Kernel Evolution in Wide Neural Networks, arXiv 2205.09653.
+        The Influence of Learning Rule on Representation Dynamics in Wide Neural Networks, arXiv 2210.02157.
     """
 
     weights: MLPWeights
     frozen: Frozen = eqx.field(static=True)
+    fixed: Fixed | None
 
     @classmethod
-    def init(cls, design, dim: int, width: int, key=None) -> "MLP":
-        r"""Random weights: $W^l_{ij} \sim N(0, s_l^2)$, $b^l_i \sim N(0, \sigma_b^2)$ with the scales of `design`."""
-        _check_finite(design, dim, width)
-        return cls(_init_weights(design, design.has_biases, dim, width, default_key(key)), Frozen(design))
+    def init(cls, design, dim: int, width: int, key=None, *, outputs: int | None = None) -> "MLP":
+        r"""Random weights: $W^l_{ij} \sim N(0, s_l^2)$, $b^l_i \sim N(0, \sigma_b^2)$ with the scales of `design`.
+
+        `outputs`: for targets `[samples, outputs]`; `None` for one output without an axis of its own.
+        """
+        outputs = _check_finite(design, dim, width, outputs)
+        weights, fixed = draw_one(design, design.has_biases, dim, width, outputs, default_key(key))
+        return cls(weights, Frozen(design), fixed)
 
     @classmethod
-    def pairs(cls, design, dim: int, width: int, seeds: int, key=None) -> Ensemble:
-        """`seeds` pairs of networks that differ in the sign of the readout."""
-        _check_finite(design, dim, width)
+    def pairs(cls, design, dim: int, width: int, seeds: int, key=None, *, outputs: int | None = None) -> Ensemble:
+        """`seeds` pairs of networks that differ in the sign of the readout, and of what it sends back in rules with
+        feedback of their own."""
+        outputs = _check_finite(design, dim, width, outputs)
         seeds = checks.integer("seeds", seeds)
-        return Ensemble(
-            cls(_init_pairs(design, design.has_biases, dim, width, default_key(key), seeds), Frozen(design)),
-            paired=True,
-        )
+        weights, fixed = draw_pairs(design, design.has_biases, dim, width, outputs, default_key(key), seeds)
+        return Ensemble(cls(weights, Frozen(design), fixed), paired=True)
 
     @property
     def width(self) -> int:
@@ -72,105 +70,133 @@ class MLP(AbstractNet):
 
     @property
     def learning_rate_scale(self):
-        """Raw step over learning rate, richness squared times width."""
+        """Raw step over learning rate, richness squared times width, before the layers' `rate_scale`."""
         return learning_rate_scale(self.design, self.width)
 
+    def scale_updates(self, updates):
+        """Updates of every layer times its `rate_scale`; shaped like the network or like its weights."""
+        if isinstance(updates, MLP):
+            return eqx.tree_at(lambda net: net.weights, updates, scale_updates(self.design, updates.weights))
+        return scale_updates(self.design, updates)
+
     def __call__(self, x):
-        """The output, a scalar, for one input `[dim]`."""
+        """The output for one input `[dim]`: a scalar, or `[outputs]`."""
         fan_in = self.weights.hidden[0].shape[-1]
         if jnp.shape(x) != (fan_in,):
             raise ValueError(
                 f"x must have shape [{fan_in}], one input (jax.vmap takes many); its shape is {jnp.shape(x)}."
             )
-        return forward(self.weights, self.design, jnp.asarray(x)[None, :])[0]
+        fixed = fixed_arrays(self.fixed, self.weights.readout.dtype)
+        return forward(self.weights, self.design, jnp.asarray(x)[None, :], fixed)[0]
 
-    def learn(self, weights, task, protocol, *, key, steps, kernels: bool = False, singular_values: bool = False):
-        r"""See `nets.train`. `kernels` records Phi and G of every layer, `[time, time, sample, sample]`;
-        `singular_values` those of $W^l/\sqrt N$, l = 1..depth-1, in decreasing order, as `extras["singular_values_l"]`
-        `[time, width]` (in pairs: the mean of the two)."""
-        checks.flag("kernels", kernels)
-        checks.flag("singular_values", singular_values)
+    def learn(
+        self,
+        weights,
+        task,
+        protocol,
+        *,
+        key,
+        steps,
+        kernels: bool = False,
+        singular_values: bool = False,
+        ntk: bool = False,
+        alignment: bool = False,
+        sharpness: bool = False,
+        densities: bool = False,
+    ):
+        r"""See `nets.train`. What is recorded is the mean of the two networks in pairs, and otherwise than the kernels
+        goes to `extras`.
+
+        - `kernels`: Phi and G of every layer on training samples, `[time, time, sample, sample]`. G is that of the
+          pseudo-gradients $\tilde g^l$ which the rule teaches with: $\gamma_0 N\,\partial f/\partial h^l$ in
+          backpropagation, $\Delta\phi(h^l)$ for `Hebb`. With several outputs it is that of
+          $\sum_k\Delta_k\tilde g^l_k$, and depends on the targets.
+        - `singular_values`: those of $W^l/\sqrt N$, l = 1..depth-1, in decreasing order, as `singular_values_l`
+          `[time, width]`.
+        - `ntk`: the tangent kernel by which the rule moves the output, $df/d\tau = K\Delta/P$, as `ntk`
+          `[time, sample, sample]`: with gradient fields $g$ and layer rates $r$
+
+          $$K_{\mu\nu} = \sum_{l<L} r_l\langle g^{l+1}_\mu\tilde g^{l+1}_\nu\rangle(\Phi^l_{\mu\nu} + 1_{\rm biases})
+            + r_L\Phi^L_{\mu\nu}.$$
+
+        - `alignment`: $y^TKy/(|y|^2|K|_F)$ of its symmetric part as `alignment` `[time]`, and the same of
+          $\Phi^l$ as `alignment_l`.
+        - `sharpness`: the largest Gauss-Newton eigenvalue of the half mean square, that of $K/P$, as `sharpness`
+          `[time]`; for rules that follow a gradient.
+        - `densities`: the density of preactivations $h^l$ over units and training samples as `density_l`
+          `[time, bins]`, on 60 equal bins from -6 to 6; what lies outside is not shown.
+
+        The tangent kernel, its alignment and sharpness are those of networks with one output, targets `[samples]`.
+        """
+        asked = {
+            "kernels": kernels,
+            "singular_values": singular_values,
+            "ntk": ntk,
+            "alignment": alignment,
+            "sharpness": sharpness,
+            "densities": densities,
+        }
+        recorded = tuple(name for name, value in asked.items() if checks.flag(name, value))
         checks.instance("task", task, Dataset, "a fixed data set (sphere, digits, from_arrays) for a nets.MLP")
-        if task.y.ndim != 1:
-            raise ValueError(f"y must have shape [samples] for a network with one output; its shape is {task.y.shape}.")
+        self._check_targets(task)
+        self._check_record(recorded, task)
         steps = _check_protocol(protocol, steps, task)
         fan_in = weights.hidden[0].shape[-1]
         if fan_in != task.dim:
             raise ValueError(f"task must have the network's {fan_in} input dimensions; it has {task.dim}.")
+        # the axes that a single network's weights were given on the way here
+        added = ((), (1,), (0, 1))[weights.readout.ndim - self.weights.readout.ndim]
+        fixed = jax.tree.map(lambda a: jnp.expand_dims(a, added), self.fixed)
         keys = jax.random.split(key, weights.readout.shape[0])
         largest = whole_batch_size(protocol) if isinstance(protocol, MinibatchSGD) else 0
-        final, fields = _run(weights, self.design, task, protocol, keys, steps, kernels, singular_values, largest)
-        return final, fields | {"loss_convention": "half_mean_square", "attributes": (("size", self.width),)}
+        final, record = run(weights, fixed, self.design, task, protocol, keys, steps, recorded, largest)
+        static = {"loss_convention": loss_name(self.design.loss), "attributes": (("size", self.width),)}
+        return final, record | static
 
-    def fields(self, x):
-        """For inputs `[samples, dim]`: activations and backward fields of every layer, each `[samples, width]`; see
-        `fields`."""
-        return fields(self.weights, self.design, x)
+    def fields(self, x, y=None):
+        """For inputs `[samples, dim]`: the activations of every layer and the fields that teach it, whose averages are
+        the kernels of `learn`, each `[samples, width]`. Targets `y` are for those that depend on them: several
+        outputs, and `Hebb`."""
+        if y is None and (self._outputs is not None or isinstance(self.design.rule, Hebb)):
+            raise ValueError("y is needed for what teaches several outputs, or by the rule Hebb; none was given.")
+        return fields(self.weights, self.design, x, fixed_arrays(self.fixed, self.weights.readout.dtype), y)
 
+    @property
+    def _outputs(self) -> int | None:
+        """Number of outputs, `None` for one without an axis; of one network, or of the members of an ensemble."""
+        w = self.weights
+        alone = w.readout.ndim - w.hidden[0].ndim + 1
+        return None if alone == 0 else w.readout.shape[-2]
 
-def learning_rate_scale(design, width: int):
-    """Richness squared times width."""
-    return design.richness**2 * width
+    def _check_targets(self, task):
+        outputs, shape = self._outputs, task.y.shape
+        if outputs is None and len(shape) != 1:
+            raise ValueError(f"y must have shape [samples] for a network with one output; its shape is {shape}.")
+        if outputs is not None and shape[1:] != (outputs,):
+            raise ValueError(
+                f"y must have shape [samples, {outputs}] for a network with {outputs} outputs; its shape is {shape}."
+            )
+        check_targets(self.design.loss, task.y)
 
-
-def forward(weights: MLPWeights, design, x, shifts=None, activations: bool = False):
-    """Outputs `[samples]` for inputs `[samples, dim]`; `shifts[l]` is added to the preactivations of layer l + 1."""
-    phi = activation_function(design.activation)
-    width = weights.readout.shape[0]
-    dtype = weights.readout.dtype
-    signal, fan_in, layers = jnp.asarray(x, dtype), x.shape[-1], []
-    for l, matrix in enumerate(weights.hidden):
-        h = signal @ matrix.T / fan_in**0.5
-        if weights.biases is not None:
-            h = h + weights.biases[l]
-        if shifts is not None:
-            h = h + shifts[l]
-        signal, fan_in = phi(h), width
-        layers.append(signal)
-    outputs = signal @ weights.readout / (jnp.asarray(design.richness, dtype) * width)
-    return (outputs, tuple(layers)) if activations else outputs
-
-
-def fields(weights: MLPWeights, design, x):
-    r"""Activations $\phi(h^l)$ and backward fields $g^l = \gamma_0 N\,\partial f/\partial h^l$, tuples over layers of
-    arrays `[samples, width]`."""
-    width = weights.readout.shape[0]
-    zeros = tuple(jnp.zeros((x.shape[0], width), weights.readout.dtype) for _ in weights.hidden)
-
-    def total(shifts):
-        outputs, layers = forward(weights, design, x, shifts, activations=True)
-        return jnp.sum(outputs), layers
-
-    gradients, layers = jax.grad(total, has_aux=True)(zeros)
-    scale = jnp.asarray(design.richness, weights.readout.dtype) * width
-    return layers, tuple(scale * g for g in gradients)
-
-
-@eqx.filter_jit
-def _init_pairs(design, biased: bool, dim: int, width: int, key, seeds: int) -> MLPWeights:
-    def pair(key):
-        weights = _init_weights(design, biased, dim, width, key)
-        flipped = eqx.tree_at(lambda w: w.readout, weights, -weights.readout)
-        return jax.tree.map(lambda a, b: jnp.stack([a, b]), weights, flipped)
-
-    return jax.vmap(pair)(jax.random.split(key, seeds))
+    def _check_record(self, recorded, task):
+        single = [name for name in recorded if name in ("ntk", "alignment", "sharpness")]
+        if single and task.y.ndim == 2:
+            raise ValueError(
+                f"{single[0]} is recorded of networks with one output, y of shape [samples]; "
+                f"its shape is {task.y.shape}."
+            )
+        if "sharpness" in recorded:
+            if not is_trained_by_gradient(self.design.rule):
+                raise TypeError(
+                    "sharpness is recorded of rules that follow a gradient, Backpropagation and GatedLinear; "
+                    f"this rule is {type(self.design.rule).__name__}."
+                )
+            if self.design.loss != "half_mean_square":
+                loss = loss_name(self.design.loss)
+                raise ValueError(f'sharpness is recorded of the loss "half_mean_square"; this one is "{loss}".')
 
 
-@eqx.filter_jit
-def _init_weights(design, biased: bool, dim: int, width: int, key) -> MLPWeights:
-    fan_in = [dim] + [width] * (design.depth - 1)
-    shapes = [(width, n) for n in fan_in] + [(width,)] * (1 + (design.depth if biased else 0))
-    scales = [jnp.broadcast_to(jnp.asarray(design.init_scale, float), (design.depth + 1,))]
-    scales += [jnp.broadcast_to(jnp.asarray(design.bias_scale, float), (design.depth,))] * biased
-    # One call for all weights: every call of the generator costs a second of compilation.
-    sizes = [math.prod(shape) for shape in shapes]
-    drawn = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
-    scaled = [s * z.reshape(shape) for s, z, shape in zip(jnp.concatenate(scales), drawn, shapes, strict=True)]
-    hidden, readout, biases = scaled[: design.depth], scaled[design.depth], scaled[design.depth + 1 :]
-    return MLPWeights(tuple(hidden), readout, tuple(biases) if biased else None)
-
-
-def _check_finite(design, dim, width):
+def _check_finite(design, dim, width, outputs):
     checks.integer("dim", dim)
     checks.integer("size", width)
     richness = checks.concrete(design.richness)
@@ -179,6 +205,10 @@ def _check_finite(design, dim, width):
             "richness must be above 0 for a finite network: its output carries 1/richness; it is 0. "
             "A small value such as 0.01 with an ensemble of pairs is the lazy limit's network."
         )
+    outputs = None if outputs is None else checks.integer("outputs", outputs)
+    if isinstance(design.rule, Hebb) and outputs is not None and outputs > 1:
+        raise ValueError(f"the rule Hebb is for one output; this network would have {outputs}.")
+    return outputs
 
 
 def _check_protocol(protocol, steps, task):
@@ -199,74 +229,3 @@ def _check_protocol(protocol, steps, task):
         "protocol must be GradientDescent, MinibatchSGD or an optax.GradientTransformation; "
         f"{type(protocol).__name__} was given."
     )
-
-
-@eqx.filter_jit
-def _run(weights, design, task, protocol, keys, steps, kernels, singular_values, largest_batch):
-    """`weights` have axes `[seeds, signs]`; returns the final weights and the record with leading axis `[seeds]`."""
-    width = weights.readout.shape[-1]
-    dtype = weights.readout.dtype
-    scale = jnp.asarray(learning_rate_scale(design, width), dtype)
-    optimiser = schedules.transformation(protocol, scale) if isinstance(protocol, AbstractSteps) else protocol
-    y = jnp.asarray(task.y, dtype)
-    signs = weights.readout.shape[1]
-
-    def loss(weights, multiplicity):
-        outputs: Any = forward(weights, design, task.x)
-        return jnp.sum(multiplicity * (y - outputs) ** 2) / 2, outputs
-
-    def observe(weights, outputs):
-        row = {"predictions": outputs}
-        if task.has_test:
-            row["test_predictions"] = forward(weights, design, task.x_test)
-        if kernels:
-            row["Phi"], row["G"] = fields(weights, design, task.x)
-        for l in range(1, design.depth) if singular_values else ():
-            row[f"singular_values_{l}"] = jnp.linalg.svd(weights.hidden[l] / width**0.5, compute_uv=False)
-        return row
-
-    def step(carry, multiplicity):
-        weights, state = carry
-        (_, outputs), gradient = jax.value_and_grad(loss, has_aux=True)(weights, multiplicity)
-        row = observe(weights, outputs)
-        updates, state = optimiser.update(gradient, state, weights)
-        weights = jax.tree.map(jnp.add, weights, updates)
-        return (weights, state), row
-
-    def run_one(weights, key):
-        if isinstance(protocol, AbstractSteps):
-            batches = batch_weights(protocol, key, y.shape[0], largest_batch, dtype)
-        else:
-            batches = jnp.full((steps, y.shape[0]), 1.0 / y.shape[0], dtype)
-        (final, _), rows = jax.lax.scan(step, (weights, optimiser.init(weights)), batches)
-        last = observe(final, forward(final, design, task.x))
-        rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), rows, last)
-        record: dict[str, Any] = {name: rows[name] for name in ("predictions", "test_predictions") if name in rows}
-        record["extras"] = {name: row for name, row in rows.items() if name.startswith("singular_values")}
-        record["kernels"] = {}
-        for name in ("Phi", "G") if kernels else ():
-            for l, field in enumerate(rows[name], start=1):
-                kernel = jnp.einsum("tmi,sni->tsmn", field, field, precision="highest") / width
-                record["kernels"][name, l] = kernel
-        return final, record
-
-    def run_seed(inputs):
-        weights, key = inputs
-        # Both networks of a pair see the same batches, so that their mean has the noise of one.
-        final, record = jax.vmap(run_one, in_axes=(0, None))(weights, key)
-        record = jax.tree.map(lambda a: jnp.mean(a, axis=0), record)
-        record["train_loss"] = jnp.mean((record["predictions"] - y) ** 2, axis=-1) / 2
-        if task.has_test and task.y_test is not None:
-            error = jnp.asarray(task.y_test, dtype) - record["test_predictions"]
-            record["test_loss"] = jnp.mean(error**2, axis=-1) / 2
-        record["diverged_step"] = first_divergence(record["train_loss"])
-        return final, record
-
-    seeds, most = keys.shape[0], max(1, _WEIGHTS_AT_ONCE // (signs * width**2))
-    # A divisor of the number of seeds: a remainder would be compiled as a second program.
-    together = max(n for n in range(1, min(seeds, most) + 1) if seeds % n == 0)
-    return jax.lax.map(run_seed, (weights, keys), batch_size=together)
-
-
-# Weights of one layer that train side by side: enough to fill the cores, few enough to stay in cache and memory.
-_WEIGHTS_AT_ONCE = 2**18

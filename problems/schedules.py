@@ -169,8 +169,9 @@ def to_optax(protocol: AbstractSteps, net=None):
     r"""The protocol as a full optax transformation: rates, momentum, extra gradient and weight decay.
 
     For a network the raw step is `learning_rate * net.learning_rate_scale` and weight decay is divided by that scale
-    inside the gradient, so that training through this transformation is what `nets.train` does. With `net=None` the
-    bare rates are applied. After the last step of the schedule the rates are zero.
+    inside the gradient; layers with rates of their own have their updates scaled by these. So training through this
+    transformation is what `nets.train` does. With `net=None` the bare rates are applied. After the last step of the
+    schedule the rates are zero.
 
     **Arguments:**
 
@@ -182,7 +183,16 @@ def to_optax(protocol: AbstractSteps, net=None):
     checks.instance("protocol", protocol, AbstractSteps, "GradientDescent, OnlineSGD or MinibatchSGD")
     if net is not None and not hasattr(net, "learning_rate_scale"):
         raise TypeError(f"net must be a network of limitax.nets or None; {checks.shown(net)} was given.")
-    return transformation(protocol, 1.0 if net is None else net.learning_rate_scale)
+    optimiser = transformation(protocol, 1.0 if net is None else net.learning_rate_scale)
+    scaled = getattr(net, "scale_updates", None)
+    if scaled is None:
+        return optimiser
+
+    def update(updates, state, params=None):
+        updates, state = optimiser.update(updates, state, params)
+        return scaled(updates), state
+
+    return type(optimiser)(optimiser.init, update)
 
 
 def transformation(protocol: AbstractSteps, scale):
