@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..solvers import HIGHEST, MarchInputs, SampleAxis, double, march
+from ..solvers import HIGHEST, MarchInputs, MarchOptions, SampleAxis, double, march
 from ._clock import best_seconds, print_rows
 
 
@@ -51,7 +51,7 @@ def _solver(samples: int, steps: int, particles: int, capped: bool, adjoint: str
         return march(
             inputs,
             jax.random.key(0),
-            activation=jnp.tanh,
+            MarchOptions(jnp.tanh),
             axis=SampleAxis(particles),
             capacity=capacity,
             tolerance=tolerance,

@@ -1,23 +1,46 @@
 """The feature-learning limit of wide multilayer perceptrons."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from ..nets import MLP as Network
 from ..nets import Ensemble
 from ..nets._activations import activation_function, check_activation
-from ..nets._losses import check_loss
-from ..nets.rules import AbstractRule, Backpropagation
-from ..problems import OVERFLOW, ConvergenceError, Dataset, GradientDescent, Trajectory, check, default_key, key_name
+from ..nets._batches import batch_weights, check_batch, whole_batch_size
+from ..nets._losses import check_loss, check_targets, error_signal, loss_name
+from ..nets._mlp_fields import PREACTIVATION_EDGES
+from ..nets.rules import (
+    AbstractRule,
+    Backpropagation,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    GatedLinear,
+    Hebb,
+    is_trained_by_gradient,
+)
+from ..problems import (
+    OVERFLOW,
+    ConvergenceError,
+    Dataset,
+    GradientDescent,
+    MinibatchSGD,
+    Trajectory,
+    check,
+    default_key,
+    key_name,
+)
 from ..problems import _checks as checks
 from ..solvers import (
     AbstractFieldAxis,
     CoefficientAxis,
     MarchInputs,
+    MarchOptions,
     SampleAxis,
     SpikedMatrix,
     as_float,
@@ -25,11 +48,27 @@ from ..solvers import (
     double,
     in_precision,
     to_host,
+    without_derivative,
 )
 from ._base import AbstractLimit
 from ._memory import check_memory
 from ._mlp_solution import solve_mlp
 from ._spectrum import Spectrum, check_layer, missing, spiked_spectrum
+
+APPROXIMATIONS = ("static_kernel", "gradient_independence", "leading_order")
+
+_FEEDBACK = {
+    Backpropagation: "transported",
+    GatedLinear: "transported",
+    FeedbackAlignment: "frozen",
+    DirectFeedbackAlignment: "direct",
+    Hebb: "hebbian",
+}
+
+_RELU = (
+    'the limit of activation "relu" cannot be differentiated: what happens at the kink would be missed; use a smooth '
+    'activation, such as "softplus" or "gelu".'
+)
 
 
 class MLP(AbstractLimit):
@@ -100,11 +139,13 @@ class MLP(AbstractLimit):
 
     def finite(self, task, *, size: int, key=None) -> Network:
         """One random network of width `size`."""
-        return Network.init(self, _fixed(task).dim, size, key)
+        task = self._task(task)
+        return Network.init(self, task.dim, size, key, outputs=_outputs(task))
 
     def ensemble(self, task, *, size: int, seeds: int, key=None) -> Ensemble:
         """`seeds` pairs of networks that differ by the sign of the readout, so that the mean of a pair starts at 0."""
-        return Network.pairs(self, _fixed(task).dim, size, seeds, key)
+        task = self._task(task)
+        return Network.pairs(self, task.dim, size, seeds, key, outputs=_outputs(task))
 
     def solve(
         self,
@@ -112,12 +153,15 @@ class MLP(AbstractLimit):
         protocol,
         *,
         key=None,
+        approximation: Literal["static_kernel", "gradient_independence", "leading_order"] | None = None,
         samples: int = 10_000,
         replicas: int = 4,
         axis: AbstractFieldAxis | None = None,
         tolerance: float | None = None,
-        capacity: int | None = None,
+        rank: int | None = None,
         keep: Literal["all", "diagonal"] | None = "all",
+        densities: bool = False,
+        test_batch: int | None = None,
         adjoint: Literal["tape", "direct"] = "tape",
         memory_limit: float | None = None,
         precision: Literal["single", "double"] | None = None,
@@ -127,70 +171,107 @@ class MLP(AbstractLimit):
 
         **Arguments:**
 
-        - `task`: a fixed data set with one output. `protocol`: `GradientDescent`.
-        - `key`: random key of the Monte-Carlo particles.
+        - `task`: a fixed data set. `protocol`: `GradientDescent` or `MinibatchSGD`; without a `seed` of its own, every
+            replica draws its batches anew, and the mean over batches is approached with their number.
+        - `key`: random key of the Monte-Carlo particles, and of batches.
+        - `approximation`: instead of the theory, what is used in its place: `"static_kernel"`, descent with the
+            tangent kernel of the start; `"gradient_independence"`, as if backward passes met independent weights (exact
+            for one hidden layer); `"leading_order"`, the constant and the quadratic term in the richness.
         - `samples`: number of particles over all replicas, rounded up to whole pairs. The error is
             O(`samples`$^{-1/2}$) with a bias of O(`replicas / samples`). Linear networks need none and have no error.
         - `replicas`: independent runs, whose mean is returned and whose spread gives `sampling_error`.
         - `axis`: `SampleAxis()` or `CoefficientAxis()` (exact, identity only); the default goes by the activation.
         - `tolerance`: a field brings a new basis direction if it has more than this share of its variance outside
             of the basis. By default twice the inverse number of particles of a replica; 1e-18 if exact.
-        - `capacity`: directions that fit in a basis. The default grows, where values are concrete, until it is enough.
-        - `keep`: kernels between all times, at equal times (`"diagonal"`), or none.
+        - `rank`: directions that fit in a basis, which sets the memory. The default grows, where values are concrete,
+            until it is enough. With a rank, `extras["truncation_error"]` `[steps + 1]` is the root mean square over
+            samples of what four times the tolerance changes in the predictions.
+        - `keep`: kernels between all times, at equal times (`"diagonal"`), or none, nor other diagnostics.
+        - `densities`: also the densities of preactivations.
+        - `test_batch`: test points that are held in memory at once; by default at most 256.
         - `adjoint`: `"tape"` for gradients at a small cost in time and memory, `"direct"` for forward mode.
         - `memory_limit`: bytes that may be used; by default what is free.
         - `precision`: exact solutions are in `"double"` by default, Monte Carlo follows JAX's global flag.
-        - `throw`: whether divergence or a lack of capacity raises.
+        - `throw`: whether divergence or a lack of rank raises.
 
         **Returns:**
 
-        A record with `predictions` `[steps + 1, samples]`, `test_predictions`, the losses of these predictions
-        (`"half_mean_square"`), and `kernels["Phi", l]` and `kernels["G", l]`, l = 1..depth, on training samples:
-        $\langle\phi(h^l)\phi(h^l)\rangle$ and $\langle g^l g^l\rangle$, $g^l = \gamma_0 N\,\partial f/\partial h^l$.
-        Unless `keep` is `None`, `extras` hold the trained hidden weights for `spectrum`.
+        A record with `predictions` `[steps + 1, samples]` (a last axis of outputs if the targets have one),
+        `test_predictions`, the losses of these predictions (in the convention `loss`), and `kernels["Phi", l]` and
+        `kernels["G", l]`, l = 1..depth, on training samples: $\langle\phi(h^l)\phi(h^l)\rangle$ and
+        $\langle \tilde g^l \tilde g^l\rangle$, where $\tilde g^l$ is what the rule has in place of
+        $g^l = \gamma_0 N\,\partial f/\partial h^l$, and with several outputs $\sum_k \Delta_k \tilde g^l_k$.
+
+        Unless `keep` is `None`, `extras` hold, for one output, the tangent kernel `ntk`
+        `[steps + 1, samples, samples]`, $df/d\tau = \frac1P K\Delta$, not symmetric unless the rule is a gradient; its
+        `alignment` $y^TKy/|y|^2|K|_F$, and those of Phi as `alignment_l`; its `sharpness`, the largest eigenvalue of
+        $K/P$ (for the half mean square, and a rule that is a gradient, that of the Gauss-Newton matrix); and the
+        trained hidden weights for `spectrum`. With `densities`, `density_l` `[steps + 1, bins]` of $h^l$ on
+        `nets.PREACTIVATION_EDGES`.
 
         **Raises:** `DivergedError` with the stability bound at initialisation; `ConvergenceError` for too small a
-        `capacity`; `MemoryError` before any work.
+        `rank`; `MemoryError` before any work; `TypeError` for a derivative that this solution does not have (of
+        `"relu"`, whose kink it would miss).
         """
-        task = _fixed(task)
-        checks.instance("protocol", protocol, GradientDescent, "GradientDescent for MLP (others are not solved yet)")
+        task = self._task(task)
+        checks.instance(
+            "protocol", protocol, (GradientDescent, MinibatchSGD), "GradientDescent or MinibatchSGD for MLP"
+        )
+        checks.choice("approximation", approximation, (None, *APPROXIMATIONS))
         checks.choice("keep", keep, ("all", "diagonal", None))
         checks.choice("adjoint", adjoint, ("tape", "direct"))
         checks.choice("precision", precision, (None, "double", "single"))
+        checks.flag("densities", densities)
         checks.flag("throw", throw)
         samples, replicas = checks.integer("samples", samples, low=2), checks.integer("replicas", replicas)
+        test_batch = 256 if test_batch is None else checks.integer("test_batch", test_batch)
         key = default_key(key)
         axis = self._axis(axis)
         exact = isinstance(axis, CoefficientAxis)
-        if exact:
+        batches = isinstance(protocol, MinibatchSGD)
+        if exact and not (batches and protocol.seed is None):
             replicas = 1
         particles = 2 * -(-samples // (2 * replicas))
+        leading = approximation == "leading_order"
         if precision is None:
-            precision = "double" if exact or jnp.result_type(float) == jnp.float64 else "single"
+            precision = "double" if exact or leading or jnp.result_type(float) == jnp.float64 else "single"
         if tolerance is None:
-            tolerance = (1e-18 if precision == "double" else 1e-9) if exact else 2.0 / particles
+            # The leading order is what the smallest moves do: nothing may be dropped.
+            tolerance = (1e-18 if precision == "double" else 1e-9) if exact else 1e-12 if leading else 2.0 / particles
         tolerance = checks.number("tolerance", tolerance, above=0.0, below=1.0)
-        richness = checks.concrete(self.richness)
-        options = {
-            "activation": activation_function(self.activation),
+        options = self._options(task, approximation, keep, densities, test_batch)
+        static = {
+            "options": options,
+            "loss": self.loss,
             "replicas": replicas,
             "keep": keep,
-            "lazy": richness is not None and bool(richness == 0),
+            "leading_order": leading,
             "adjoint": adjoint,
         }
 
-        most = len(task.x) * protocol.steps
-        room = 5 * (self.depth + 1) * len(task.x) if capacity is None else checks.integer("capacity", capacity)
+        most = len(task.x) * (protocol.steps + 1)
+        room = 5 * (self.depth + 1) * len(task.x) if rank is None else checks.integer("rank", rank)
+        inputs = self._inputs(task, protocol)
         while True:
             room = min(room, most)
-            sized = axis.sized(particles, room + len(task.x))
-            self._check_memory(task, protocol.steps, room, sized.size, options, precision, memory_limit)
+            sized = axis.sized(
+                particles, max(room + len(task.x), _outputs(task) or 1), feedback=options.feedback != "transported"
+            )
+            self._check_memory(task, protocol.steps, room, sized.size, options, static, precision, memory_limit)
             with context(precision):
-                floats, small = as_float(((self._inputs(task, protocol), task.y_test), tolerance))
-                run = partial(_run, axis=sized, capacity=room, **options)
-                solution = (in_precision(run, precision) if adjoint == "tape" else run)(floats, (key, small))
+                weights = self._sample_weights(task, protocol, key, replicas)
+                floats, small = as_float(((inputs._replace(sample_weights=weights), task.y_test), tolerance))
+                if self.activation == "relu" and not options.gated:
+                    floats = without_derivative(floats, _RELU)
+                run = partial(_run, axis=sized, capacity=room, **static)
+                run = in_precision(run, precision) if adjoint == "tape" else run
+                solution = run(floats, (key, small))
+                if rank is not None:
+                    coarse = run(floats, (key, 4 * small)).curves["predictions"] - solution.curves["predictions"]
+                    coarse = jnp.sqrt(jnp.mean(coarse.reshape(len(coarse), -1) ** 2, axis=1))
+                    solution.extras["truncation_error"] = coarse
             code = checks.concrete(solution.code)
-            if code != OVERFLOW or capacity is not None or room == most:
+            if code != OVERFLOW or rank is not None or room == most:
                 break
             room = 2 * room
 
@@ -201,24 +282,25 @@ class MLP(AbstractLimit):
             **present(solution.curves),
             kernels=solution.kernels,
             sampling_error=present(solution.error),
-            extras=solution.trained,
+            extras=solution.extras | solution.trained,
             status_code=solution.code,
             diverged_step=solution.diverged,
+            loss_convention=loss_name(self.loss),
             attributes=(
                 ("key", key_name(key)),
                 ("samples", None if exact else particles * replicas),
                 ("replicas", replicas),
-                ("capacity", room),
+                ("rank", room),
                 ("precision", precision),
             ),
         )
         if throw:
             if code == OVERFLOW:
                 raise ConvergenceError(
-                    f"the march needs more than {room} basis directions; raise capacity (this problem never needs more "
+                    f"the march needs more than {room} basis directions; raise rank (this problem never needs more "
                     f"than {most}) or tolerance."
                 )
-            check(trajectory, _stable_below(protocol, solution.largest_eigenvalue))
+            check(trajectory, self._stable_below(protocol, solution.largest_eigenvalue))
         return trajectory
 
     def spectrum(self, trajectory: Trajectory, layer: int, *, count: int = 4) -> Spectrum:
@@ -232,14 +314,21 @@ class MLP(AbstractLimit):
         missing(trajectory, names)
         with double():
             core, response_phi, response_g, d, scale = as_float((*map(trajectory.extras.get, names), self.init_scale))
-            core, d = core.swapaxes(0, 1), d.T
+            core, d = core.swapaxes(0, 1), d[..., layer].T
             one = jnp.broadcast_to(jnp.eye(core.shape[-1]), response_phi.shape)
             scale = (scale if scale.ndim == 0 else scale[layer]) * d
             aspect = jnp.ones(len(core))
             return SpikedMatrix(one, one, response_phi, response_g, core, aspect, scale)
 
+    def _task(self, task) -> Dataset:
+        checks.instance("task", task, Dataset, "a fixed data set (sphere, digits, from_arrays) for MLP")
+        check_targets(self.loss, task.y)
+        if isinstance(self.rule, Hebb) and task.y.ndim == 2:
+            raise ValueError(f"rule Hebb is for one output, y of shape [samples]; the shape of y is {task.y.shape}.")
+        return task
+
     def _axis(self, axis):
-        linear = self.activation == "identity"
+        linear = self.activation == "identity" and not isinstance(self.rule, GatedLinear)
         if axis is None:
             return CoefficientAxis() if linear else SampleAxis()
         checks.instance("axis", axis, AbstractFieldAxis, "SampleAxis() or CoefficientAxis()")
@@ -247,31 +336,88 @@ class MLP(AbstractLimit):
             raise ValueError('CoefficientAxis is exact for linear networks only; it needs activation="identity".')
         return axis
 
+    def _options(self, task, approximation, keep, densities, test_batch) -> MarchOptions:
+        richness = checks.concrete(self.richness)
+        lazy = approximation == "static_kernel" or (richness is not None and bool(richness == 0))
+        if lazy and approximation in ("gradient_independence", "leading_order"):
+            raise ValueError(f"approximation {approximation} needs a richness above 0; it is 0.")
+        return MarchOptions(
+            activation=activation_function(self.activation),
+            error=_ErrorSignal(self.loss),
+            feedback=_FEEDBACK[type(self.rule)],
+            gated=isinstance(self.rule, GatedLinear),
+            lazy=lazy,
+            responses=approximation != "gradient_independence",
+            fields=keep == "all",
+            weights=keep is not None and approximation != "leading_order",
+            gradients=task.y.ndim == 1,
+            density_edges=tuple(PREACTIVATION_EDGES) if densities else None,
+            test_batch=test_batch if task.has_test and test_batch < len(task.x_test) else None,
+        )
+
     def _inputs(self, task, protocol) -> MarchInputs:
         x_test = task.x_test if task.has_test else jnp.zeros((0, task.dim))
-        scale = jnp.broadcast_to(jnp.asarray(self.init_scale), (self.depth + 1,))
+        by_layer = lambda value: jnp.broadcast_to(jnp.asarray(value), (self.depth + 1,))  # noqa: E731
         schedules = protocol.learning_rate, protocol.momentum, protocol.weight_decay
-        return MarchInputs(task.x, task.y, x_test, *schedules, self.richness, scale, self.bias_scale)
+        scales = self.richness, by_layer(self.init_scale), self.bias_scale, by_layer(self.rate_scale)
+        correlation = self.rule.correlation if isinstance(self.rule, FeedbackAlignment) else None
+        return MarchInputs(task.x, task.y, x_test, *schedules, *scales, correlation)
 
-    def _check_memory(self, task, steps, room, size, options, precision, memory_limit):
-        P, T, hidden, replicas = len(task.x), steps + 1, self.depth - 1, options["replicas"]
-        everything = options["keep"] == "all" or options["lazy"]
+    def _sample_weights(self, task, protocol, key, replicas):
+        """The weight of every sample at every step, of every replica."""
+        largest = whole_batch_size(protocol) if isinstance(protocol, MinibatchSGD) else 0
+        if largest:
+            check_batch(protocol, len(task.x))
+        draw = lambda i: batch_weights(protocol, jax.random.fold_in(key, i), len(task.x), largest, float)  # noqa: E731
+        return jnp.stack([draw(2**31 + i) for i in range(replicas)])
+
+    def _check_memory(self, task, steps, room, size, options, static, precision, memory_limit):
+        P, T, hidden, replicas = len(task.x), steps + 1, self.depth - 1, static["replicas"]
         word = 8 if precision == "double" else 4
-        pairs = T * T * P * P if everything else T * P * P
-        tests = len(task.x_test) if task.has_test else 0
+        pairs = T * T * P * P if static["keep"] == "all" else T * P * P
+        tests = min(len(task.x_test), options.test_batch or len(task.x_test)) if task.has_test else 0
+        buffers = (10 if options.feedback == "frozen" else 8) * hidden * (room + P)
+        columns = (_outputs(task) or 1) if options.lazy else 1
         needs = {
-            "kernels": 2 * self.depth * (replicas + 1) * pairs * word if options["keep"] or options["lazy"] else 0,
-            "fields": (8 * hidden * (room + P) + 10 * (P + tests) * self.depth + 2 * T * P * everything) * size * word,
+            "kernels": 2 * self.depth * (replicas + 1) * pairs * word if static["keep"] else 0,
+            "fields": (buffers + (8 + 2 * columns) * (P + tests) * self.depth + 2 * T * P * options.fields)
+            * size
+            * word,
+            "trained weights": columns * hidden * T * (room + P) ** 2 * word * (replicas + 2) if options.weights else 0,
         }
         remedies = {
             "kernels": 'use fewer steps or data samples, or keep="diagonal"',
             "fields": "use fewer samples (particles), or more replicas",
+            "trained weights": "use a smaller rank, or keep=None",
         }
         check_memory(needs, remedies, "MLP.solve", f"steps={steps}, {P} data samples", memory_limit)
+
+    def _stable_below(self, protocol, largest_eigenvalue) -> float | None:
+        """Where descent, or the heavy ball, is linearly stable on a quadratic with this largest curvature."""
+        if self.loss != "half_mean_square" or not is_trained_by_gradient(self.rule) or largest_eigenvalue is None:
+            return None
+        momentum, largest = checks.concrete(protocol.momentum), checks.concrete(largest_eigenvalue)
+        if momentum is None or largest is None or not largest > 0:
+            return None
+        return float(2.0 * (1.0 + momentum[0]) / largest)
+
+
+@dataclass(frozen=True)
+class _ErrorSignal:
+    """The error signal of a loss, equal for equal losses, so that it is compiled once."""
+
+    loss: str | Callable
+
+    def __call__(self, f, y):
+        return error_signal(self.loss, f, y)
 
 
 def _run(floats, rest, *, axis, **options):
     return solve_mlp(*floats, *rest, axis, **options)
+
+
+def _outputs(task) -> int | None:
+    return task.y.shape[1] if task.y.ndim == 2 else None
 
 
 def _by_layer(name: str, value, depth: int):
@@ -281,18 +427,3 @@ def _by_layer(name: str, value, depth: int):
             f"{name} must be a number or have depth + 1 = {depth + 1} entries, the readout's last; it has {len(value)}."
         )
     return value
-
-
-def _fixed(task) -> Dataset:
-    checks.instance("task", task, Dataset, "a fixed data set (sphere, digits, from_arrays) for MLP")
-    if task.y.ndim == 2:
-        raise ValueError(f"MLP has one output so far: y must have the shape [samples]; it has {task.y.shape}.")
-    return task
-
-
-def _stable_below(protocol: GradientDescent, largest_eigenvalue) -> float | None:
-    """Where gradient descent, or the heavy ball, is linearly stable on a quadratic with this largest curvature."""
-    momentum, largest = checks.concrete(protocol.momentum), checks.concrete(largest_eigenvalue)
-    if momentum is None or largest is None or not largest > 0:
-        return None
-    return float(2.0 * (1.0 + momentum[0]) / largest)

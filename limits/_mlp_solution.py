@@ -1,14 +1,18 @@
-"""From a march to what is observed: losses, kernels, static-kernel training, and the mean over replicas."""
+"""From a march to what is observed: losses, kernels, diagnostics, approximations, and the mean over replicas."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ..nets._losses import sample_losses
 from ..problems import CONVERGED, DIVERGED, OVERFLOW, first_divergence
-from ..solvers import HIGHEST, AbstractFieldAxis, MarchInputs, MarchOutputs, linear_optimiser, march
+from ..solvers import HIGHEST, AbstractFieldAxis, MarchInputs, MarchOptions, march
+
+# Richness at which the leading order is read off: small enough for the next orders, large enough for rounding.
+_SMALL_RICHNESS = 0.02
 
 
 class Solution(NamedTuple):
@@ -16,109 +20,143 @@ class Solution(NamedTuple):
 
     curves: dict[str, Array]
     kernels: dict[tuple[str, int], Array]
+    extras: dict[str, Array]
     error: dict[str, Array] | None
     code: Int[Array, ""]
     diverged: Int[Array, ""]
-    largest_eigenvalue: Float[Array, ""]  # of K(0) / P, on the training samples
+    largest_eigenvalue: Float[Array, ""] | None  # of K(0) / P, on the training samples; where K is known
     trained: dict[str, Array]  # see `trained_matrices`
 
 
-STATIC = ("activation", "capacity", "replicas", "keep", "lazy", "adjoint")
+STATIC = ("options", "loss", "capacity", "replicas", "keep", "leading_order", "adjoint")
 
 
 @partial(jax.jit, static_argnames=STATIC)
 def solve_mlp(
     inputs: MarchInputs,
-    y_test: Float[Array, " tests"] | None,
+    y_test: Array | None,
     key,
     tolerance: Float[Array, ""],
     axis: AbstractFieldAxis,
     *,
-    activation,
+    options: MarchOptions,
+    loss: Any,
     capacity: int,
     replicas: int,
     keep: str | None,
-    lazy: bool,
+    leading_order: bool,
     adjoint: str,
 ) -> Solution:
-    """Marches every replica, and averages. With `lazy`, richness is 0 and the kernels are static."""
-    if not lazy:
+    """Marches every replica, and averages; `inputs.sample_weights` have an axis of replicas in front."""
+    if not options.lazy:
         # A traced richness may be 0. Everything is even in it, so a small one is as good, and the derivative is 0.
         small = jnp.finfo(inputs.y.dtype).eps ** 0.25
         inputs = inputs._replace(richness=jnp.where(inputs.richness == 0, small, inputs.richness))
+    at_richness = partial(_observe, axis=axis, options=options, capacity=capacity, keep=keep, adjoint=adjoint)
 
-    def replica(index):
-        out = march(
-            inputs,
-            jax.random.fold_in(key, index),
-            activation=activation,
-            axis=axis,
-            capacity=capacity,
-            tolerance=tolerance,
-            fields=lazy or keep == "all",
-            test_backward=lazy,
-            weights=keep is not None,
-            adjoint=adjoint,
-        )
-        found = {"predictions": out.predictions, "test_predictions": out.test_predictions}
-        if lazy:
-            found = static_kernel_training(inputs, out, axis)
-        ntk = tangent_kernel(inputs, out.Phi.equal_time[0], out.G.equal_time[0])
-        return found, kernels(out, axis, keep, len(inputs.y)), ntk, out.overflow, out.trained
+    def replica(this):
+        index, weights = this
+        mine, own = inputs._replace(sample_weights=weights), jax.random.fold_in(key, index)
+        if not leading_order:
+            return at_richness(mine, own, tolerance)
+        several = [at_richness(mine._replace(richness=n * _SMALL_RICHNESS), own, tolerance) for n in (1, 2, 3)]
+        quadratic = (inputs.richness / _SMALL_RICHNESS) ** 2
+        # All is even in the richness: three values give the constant and the quadratic term, up to the sixth order.
+        weights = [c + d * quadratic for c, d in ((1.5, -13 / 24), (-0.6, 2 / 3), (0.1, -1 / 8))]
+        add = lambda *values: sum(w * value for w, value in zip(weights, values, strict=True))  # noqa: E731
+        found = jax.tree.map(add, *(found for found, _, _ in several))
+        return found, jnp.any(jnp.stack([overflow for _, overflow, _ in several])), None
 
     # One after the other: batched thin products are several times slower on a CPU.
-    curves, layers, ntk, overflow, trained = jax.lax.map(replica, jnp.arange(replicas))
+    observed, overflow, trained = jax.lax.map(replica, (jnp.arange(replicas), inputs.sample_weights))
+    if keep is not None and "ntk" in observed:
+        observed |= jax.vmap(partial(diagnose, inputs))(observed)
+    every = observed | losses(loss, inputs.y, y_test, observed)
     error = None
     if replicas > 1:
-        many = curves | losses(inputs, y_test, **curves) | {f"{kind}_{l}": K for (kind, l), K in layers.items()}
-        error = {name: jnp.std(value, axis=0, ddof=1) / replicas**0.5 for name, value in many.items()}
-    curves, layers, ntk = jax.tree.map(lambda value: jnp.mean(value, axis=0), (curves, layers, ntk))
-    curves |= losses(inputs, y_test, **curves)
-    diverged = first_divergence(curves["train_loss"]).astype(jnp.int32)
+        error = {name: jnp.std(value, axis=0, ddof=1) / replicas**0.5 for name, value in every.items()}
+    mean = {name: jnp.mean(value, axis=0) for name, value in observed.items()}
+    mean |= losses(loss, inputs.y, y_test, mean)
+
+    diverged = first_divergence(mean["train_loss"]).astype(jnp.int32)
     code = jnp.where(jnp.any(overflow), OVERFLOW, jnp.where(diverged >= 0, DIVERGED, CONVERGED)).astype(jnp.int32)
-    eigenvalues = jnp.linalg.eigvalsh(jax.lax.stop_gradient(ntk))
+    largest = None
+    if "ntk" in mean:
+        largest = jnp.linalg.eigvalsh(jax.lax.stop_gradient(mean["ntk"][0]))[-1] / len(inputs.y)
+    if keep is None:
+        mean.pop("ntk", None)
+    take = lambda names: {name: mean.pop(name) for name in names if name in mean}  # noqa: E731
+    curves = take(("predictions", "test_predictions", "train_loss", "test_loss"))
+    kernels = [(kind, l) for kind in ("Phi", "G") for l in range(1, len(inputs.init_scale))]
+    kernels = {(kind, l): K for kind, l in kernels for K in take((f"{kind}_{l}",)).values()}
     matrices = {} if trained is None else trained_matrices(trained)
-    return Solution(curves, layers, error, code, diverged, eigenvalues[-1] / len(inputs.y), matrices)
+    return Solution(curves, kernels, mean, error, code, diverged, largest, matrices)
+
+
+def _observe(inputs: MarchInputs, key, tolerance, *, axis, options: MarchOptions, capacity, keep, adjoint):
+    """One march, and what is seen of it: fields by name, overflow, and trained matrices."""
+    out = march(inputs, key, options, axis=axis, capacity=capacity, tolerance=tolerance, adjoint=adjoint)
+    found = {"predictions": out.predictions, "test_predictions": out.test_predictions}
+    by_layer = lambda name, values: {f"{name}_{l + 1}": values[:, l] for l in range(values.shape[1])}  # noqa: E731
+    if keep == "all":
+        for kind in ("Phi", "G"):
+            found |= {f"{kind}_{l}": K for l, K in enumerate(two_time_kernels(out, kind, axis), start=1)}
+    if keep == "diagonal":
+        found |= by_layer("Phi", out.Phi.equal_time) | by_layer("G", out.G.equal_time)
+    if out.gradients is not None:
+        found |= {"ntk": tangent_kernel(inputs, out.Phi.equal_time, out.gradients)}
+        if keep is not None:
+            layers = jax.vmap(alignment, in_axes=(1, None), out_axes=1)(out.Phi.equal_time, inputs.y)
+            found |= by_layer("alignment", layers)
+    if out.densities is not None:
+        found |= by_layer("density", out.densities)
+    return found, out.overflow, out.trained
+
+
+def diagnose(inputs: MarchInputs, observed) -> dict[str, Array]:
+    """Alignment and sharpness of the tangent kernel."""
+    K = observed["ntk"]
+    K = (K + K.swapaxes(1, 2)) / 2
+    # The derivative of an eigenvalue needs its vector only; that of the vector is singular where eigenvalues meet.
+    top = jnp.linalg.eigh(jax.lax.stop_gradient(K))[1][..., -1]
+    sharpness = jnp.einsum("tm,tmn,tn->t", top, K, top, precision=HIGHEST) / K.shape[1]
+    return {"alignment": alignment(K, inputs.y), "sharpness": sharpness}
+
+
+def alignment(K: Float[Array, "time samples samples"], y: Float[Array, " samples"]) -> Float[Array, " time"]:
+    r"""$y^T K y / (|y|^2 |K|_F)$; zero for targets that vanish."""
+    size = jnp.sum(y * y)
+    quadratic = jnp.einsum("m,tmn,n->t", y, K, y, precision=HIGHEST)
+    return quadratic / (jnp.where(size > 0, size, 1.0) * jnp.sqrt(jnp.sum(K * K, axis=(1, 2))))
 
 
 def trained_matrices(trained) -> dict[str, Array]:
     """What the spectrum of hidden weight l needs, in every replica: `core_l` `[time, replicas, slots, slots]`,
-    `response_phi_l` and `response_g_l` `[replicas, slots, slots]`, and `decay` `[time, replicas]`."""
-    found = {"decay": trained.decay.T}
+    `response_phi_l` and `response_g_l` `[replicas, slots, slots]`, and `decay` `[time, replicas, depth + 1]`."""
+    found = {"decay": trained.decay.swapaxes(0, 1)}
     for b, matrices in enumerate(zip(trained.core, trained.response_phi, trained.response_g, strict=True)):
         names = f"core_{b + 1}", f"response_phi_{b + 1}", f"response_g_{b + 1}"
         found |= dict(zip(names, (matrices[0].swapaxes(0, 1), *matrices[1:]), strict=True))
     return found if trained.core else {}
 
 
-def losses(inputs: MarchInputs, y_test, predictions, test_predictions) -> dict[str, Array]:
-    """Half mean squares on the training samples, and on the test samples if they have targets."""
-    half_mean_square = lambda y, f: 0.5 * jnp.mean((y - f) ** 2, axis=-1)  # noqa: E731
-    found = {"train_loss": half_mean_square(inputs.y, predictions)}
+def losses(loss, y, y_test, observed) -> dict[str, Array]:
+    """Means on the training samples, and on the test samples if they have targets."""
+    outputs = (lambda values: values) if y.ndim == 2 else (lambda values: values[..., None])
+    mean = lambda f, y: jnp.mean(sample_losses(loss, outputs(f), outputs(y)), axis=-1)  # noqa: E731
+    found = {"train_loss": mean(observed["predictions"], y)}
     if y_test is not None:
-        found["test_loss"] = half_mean_square(y_test, test_predictions)
+        found["test_loss"] = mean(observed["test_predictions"], y_test)
     return found
 
 
-def kernels(out: MarchOutputs, axis: AbstractFieldAxis, keep: str | None, samples: int) -> dict[tuple[str, int], Array]:
-    """The kernels of the training samples, by kind and layer."""
-    depth = out.Phi.equal_time.shape[1]
-    if keep is None:
-        return {}
-    if keep == "diagonal":
-        both = {"Phi": out.Phi.equal_time, "G": out.G.equal_time}
-        return {(kind, l + 1): K[:, l] for kind, K in both.items() for l in range(depth)}
-    both = {kind: two_time_kernels(out, kind, axis, samples) for kind in ("Phi", "G")}
-    return {(kind, l + 1): K[:, :, :samples] for kind, layers in both.items() for l, K in enumerate(layers)}
-
-
-def two_time_kernels(out: MarchOutputs, kind: str, axis, samples: int) -> list[Float[Array, "time time rows samples"]]:
-    """Layers 1 to depth, between all rows (test points behind training samples) and the training samples."""
+def two_time_kernels(out, kind: str, axis) -> list[Float[Array, "time time samples samples"]]:
+    """Layers 1 to depth, of the training samples."""
 
     def between(inner, field):
-        times, rows, length = field.shape
-        pairs = inner(field.reshape(-1, length), field[:, :samples].reshape(-1, length))
-        return pairs.reshape(times, rows, times, samples).swapaxes(1, 2)
+        times, samples, length = field.shape
+        rows = field.reshape(-1, length)
+        return inner(rows, rows).reshape(times, samples, times, samples).swapaxes(1, 2)
 
     fields = getattr(out, kind)
     tables = [between(lambda a, b: jax.lax.dot(a, b.T, precision=HIGHEST), table) for table in fields.tables]
@@ -126,32 +164,15 @@ def two_time_kernels(out: MarchOutputs, kind: str, axis, samples: int) -> list[F
     return [*tables, end] if kind == "Phi" else [end, *tables]
 
 
-def tangent_kernel(inputs: MarchInputs, Phi, G):
-    r"""$K = \sum_{l=0}^{L} G^{l+1}\Phi^l$, and $\sum_{l=1}^{L} G^l$ with biases; $\Phi^0 = x\cdot x/D$, $G^{L+1} = 1$.
+def tangent_kernel(inputs: MarchInputs, Phi, G) -> Float[Array, "time samples samples"]:
+    r"""$K = \sum_{l=0}^{L} r_l G^{l+1}\Phi^l$, and $\sum_{l=1}^{L} r_{l-1} G^l$ with biases; $\Phi^0 = x\cdot x/D$,
+    $G^{L+1} = 1$.
 
-    `Phi` and `G` hold layers 1 to depth in front of anything that ends in rows and training samples.
+    `Phi` and `G` are `[time, depth, samples, samples]`; G is the kernel of gradients with what trains in their place.
     """
-    x = jnp.concatenate([inputs.x, inputs.x_test])[: Phi[0].shape[-2]]
-    below = [jax.lax.dot(x, inputs.x.T, precision=HIGHEST) / x.shape[1], *Phi]
-    biased = (inputs.bias_scale > 0).astype(x.dtype)
-    return sum(g * (phi + biased) for g, phi in zip(G, below[:-1], strict=True)) + below[-1]
-
-
-def static_kernel_training(inputs: MarchInputs, out: MarchOutputs, axis: AbstractFieldAxis) -> dict[str, Array]:
-    r"""Gradient descent with the kernel of the network at initialisation (which decays with the weights).
-
-    $$f_\mu(t) = \sum_{s<t} c(t,s)\, \frac1P \sum_\nu K_{\mu\nu}(t,s)\, (y_\nu - f_\nu(s))$$
-
-    a triangular system for the training samples, and a sum for the test points.
-    """
-    samples, times = len(inputs.y), out.predictions.shape[0]
-    c, _ = linear_optimiser(inputs.learning_rate, inputs.momentum, inputs.weight_decay)
-    c = jnp.pad(c, ((0, 0), (0, 1))) / samples
-    K = tangent_kernel(inputs, *(two_time_kernels(out, kind, axis, samples) for kind in ("Phi", "G")))
-    response = (c[:, :, None, None] * K).swapaxes(1, 2)  # [time, row, time, sample]
-    train, test = (part.reshape(-1, times * samples) for part in (response[:, :samples], response[:, samples:]))
-    y = jnp.tile(inputs.y, times)
-    system = jnp.eye(len(y), dtype=y.dtype) + train
-    f = jax.scipy.linalg.solve_triangular(system, jax.lax.dot(train, y, precision=HIGHEST), lower=True)
-    f_test = jax.lax.dot(test, y - f, precision=HIGHEST)
-    return {"predictions": f.reshape(times, samples), "test_predictions": f_test.reshape(times, -1)}
+    biased = (inputs.bias_scale > 0).astype(Phi.dtype)
+    start = jax.lax.dot(inputs.x, inputs.x.T, precision=HIGHEST) / inputs.x.shape[1]
+    below = jnp.concatenate([jnp.broadcast_to(start, Phi[:, :1].shape), Phi], axis=1)
+    rate = jnp.ones(len(inputs.init_scale)) if inputs.rate_scale is None else inputs.rate_scale
+    rate = rate[:, None, None]
+    return jnp.sum(rate[:-1] * G * (below[:, :-1] + biased), axis=1) + rate[-1] * below[:, -1]

@@ -38,10 +38,11 @@ from ._impulse_response import UNRESOLVED, arnoldi, fit_impulse_response, laguer
 from ._learned_features import FeatureLearning, learned_features
 from ._linear_optimiser import descend, linear_optimiser
 from ._march import MarchInputs, MarchOutputs, march
+from ._march_step import MarchOptions
 from ._minimise import Minimum, minimise, projected
 from ._mode_bins import ModeBins, exact_bins, power_law_bins
 from ._power_sums import power_sum
-from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host
+from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host, without_derivative
 from ._quadratic_moments import (
     DescentDrive,
     UnitMoments,
@@ -85,6 +86,7 @@ __all__ = [
     "FeatureResponses",
     "Jumps",
     "MarchInputs",
+    "MarchOptions",
     "MarchOutputs",
     "Minimum",
     "ModeBins",
@@ -171,4 +173,5 @@ __all__ = [
     "two_point_risk",
     "two_point_tables",
     "unlearned_power",
+    "without_derivative",
 ]

@@ -15,14 +15,17 @@ def descend(position: Any, velocity: Any, force: Any, learning_rate, momentum, w
     **Arguments:**
 
     - `position`, `velocity`, `force`: $\theta$, $v$ and $e$ (the negative gradient), pytrees of the same structure.
-    - `learning_rate`, `momentum`, `weight_decay`: $\eta$, $\beta$, $\lambda$ of this step, scalars.
+    - `learning_rate`, `momentum`, `weight_decay`: $\eta$, $\beta$, $\lambda$ of this step, scalars; the rate may also
+        be a tree like the position, a rate for each of its leaves.
 
     **Returns:**
 
     The new position and the new velocity.
     """
     velocity = jax.tree.map(lambda v, e, x: momentum * v + (e - weight_decay * x), velocity, force, position)
-    position = jax.tree.map(lambda x, v: x + learning_rate * v, position, velocity)
+    if jax.tree.structure(learning_rate) != jax.tree.structure(position):
+        learning_rate = jax.tree.map(lambda _: learning_rate, position)
+    position = jax.tree.map(lambda x, v, rate: x + rate * v, position, velocity, learning_rate)
     return position, velocity
 
 

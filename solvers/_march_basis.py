@@ -15,10 +15,12 @@ def dot(a, b):
 
 
 class Directions(NamedTuple):
-    """Orthonormal fields `hat` on one side of a weight matrix, and the Gaussians `noise` it maps them to."""
+    """Orthonormal fields `hat` on one side of a weight matrix, the Gaussians `noise` it maps them to (`None` where
+    nothing is mapped), and those that a second, independent matrix maps them to, if there is one."""
 
     hat: Float[Array, "slots axis"]
-    noise: Float[Array, "slots axis"]
+    noise: Float[Array, "slots axis"] | None
+    other: Float[Array, "slots axis"] | None = None
 
 
 class Expansion(NamedTuple):
@@ -76,7 +78,8 @@ def reveal(field, old: Directions, live, axis, tolerance, gaussians) -> tuple[Ex
 
     - `field`: $x$, shape `[rows, axis]`.
     - `old`: the directions so far; `live` is 1 for the slots that count and 0 for the others.
-    - `gaussians`: `place -> [rows, axis]`, fresh Gaussians; `place` is each row's place among the new directions.
+    - `gaussians`: `place -> ([rows, axis], ...)`, fresh Gaussians for `noise` and `other`, where there are such;
+        `place` is each row's place among the new directions.
 
     **Returns:**
 
@@ -99,12 +102,17 @@ def reveal(field, old: Directions, live, axis, tolerance, gaussians) -> tuple[Ex
     place = jnp.cumsum(keep) - 1
     front = (place == jnp.arange(len(field))[:, None]) * kept
     expansion = Expansion(first + correction, dot(lower, front.T))
-    return expansion, Directions(dot(front, fresh), dot(front, gaussians(place))), jnp.sum(kept)
+    noise = jax.tree.map(lambda fresh: dot(front, fresh), gaussians(place))
+    return expansion, Directions(dot(front, fresh), *noise), jnp.sum(kept)
 
 
-def project(field, old: Directions, new: Directions, live, axis, tolerance) -> tuple[Expansion, Float[Array, "rows 1"]]:
-    """The expansion of a field that does not enter the basis, and the size of what it leaves outside."""
-    expansion = Expansion(axis.inner(field, old.hat) * live, axis.inner(field, new.hat))
+def project(field, old: Directions, new: Directions, live, axis) -> Expansion:
+    """The expansion of a field that does not enter the basis, as far as it is inside."""
+    return Expansion(axis.inner(field, old.hat) * live, axis.inner(field, new.hat))
+
+
+def outside(field, expansion: Expansion, axis, tolerance) -> Float[Array, "rows 1"]:
+    """The size of what a projected field leaves outside of the basis."""
     size = axis.square(field)
     left = size - sum(jnp.sum(part * part, axis=1) for part in expansion)
-    return expansion, guarded_sqrt(left, tolerance * size)[:, None]
+    return guarded_sqrt(left, tolerance * size)[:, None]

@@ -91,3 +91,17 @@ def to_host(tree: Any) -> Any:
         return leaf
 
     return jax.tree.map(convert, tree)
+
+
+def without_derivative(tree: Any, sentence: str) -> Any:
+    """The same numbers; whoever differentiates through them gets a `TypeError` with this sentence."""
+
+    @jax.custom_jvp
+    def same(leaf):
+        return leaf
+
+    @same.defjvp
+    def refuse(primals, tangents):
+        raise TypeError(sentence)
+
+    return jax.tree.map(same, tree)

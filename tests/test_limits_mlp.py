@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import limitax.limits as limits
 import numpy as np
 import pytest
+from limitax.nets.rules import Hebb
 from limitax.problems import (
     ConvergenceError,
     DivergedError,
@@ -68,7 +69,7 @@ def test_linear_networks_are_solved_exactly_in_double_precision():
     out = linear()
     assert out.sampling_error is None
     assert np.asarray(out.predictions).dtype == np.float64
-    again = linear(tolerance=1e-14, capacity=18)
+    again = linear(tolerance=1e-14, rank=18)
     np.testing.assert_allclose(out.predictions, again.predictions, atol=1e-12)
 
 
@@ -141,11 +142,11 @@ def test_divergence_is_an_error_with_the_stability_bound_or_a_status():
 
 
 @pytest.mark.slow
-def test_capacity_grows_by_itself_and_is_an_error_if_given():
+def test_the_rank_grows_by_itself_and_is_an_error_if_given():
     limit = limits.MLP(2, "tanh")
-    with pytest.raises(ConvergenceError, match="raise capacity"):
-        limit.solve(TASK, PROTOCOL, capacity=3, tolerance=1e-6, **SMALL)
-    out = limit.solve(TASK, PROTOCOL, capacity=3, tolerance=1e-6, throw=False, **SMALL)
+    with pytest.raises(ConvergenceError, match="raise rank"):
+        limit.solve(TASK, PROTOCOL, rank=3, tolerance=1e-6, **SMALL)
+    out = limit.solve(TASK, PROTOCOL, rank=3, tolerance=1e-6, throw=False, **SMALL)
     assert out.status == "overflow"
 
 
@@ -161,7 +162,8 @@ def test_errors_name_the_argument():
     with pytest.raises(ValueError, match="gelux") as error:
         limits.MLP(2, "gelux")
     assert str(error.value) == message
-    limit = limits.MLP(2, "tanh")
+    limit, lazy = limits.MLP(2, "tanh"), limits.MLP(2, "tanh", richness=0.0)
+    two_outputs = from_arrays(np.ones((2, 3)), np.ones((2, 2)))
     for wrong, match in (
         (lambda: limits.MLP(0, "tanh"), "depth must be at least 1"),
         (lambda: limits.MLP(2, "tanh", richness=-1.0), "richness must be finite and at least 0"),
@@ -171,7 +173,11 @@ def test_errors_name_the_argument():
         (lambda: limit.solve(TASK, PROTOCOL, adjoint="none"), "adjoint"),
         (lambda: limit.solve(TASK, PROTOCOL, samples=0), "samples must be at least 2"),
         (lambda: limit.solve(TASK, PROTOCOL, axis=CoefficientAxis()), "linear networks only"),
-        (lambda: limit.solve(from_arrays(np.ones((2, 3)), np.ones((2, 2))), PROTOCOL), "one output"),
+        (lambda: limits.MLP(2, "tanh", rate_scale=[1.0, 2.0]), "rate_scale must be a number or have depth"),
+        (lambda: limits.MLP(2, "tanh", loss="hinge"), 'loss "hinge" is unknown; one of: half_mean_square, cross_entropy'),
+        (lambda: limit.solve(TASK, PROTOCOL, approximation="mean"), 'approximation "mean" is unknown'),
+        (lambda: lazy.solve(TASK, PROTOCOL, approximation="leading_order"), "needs a richness above 0"),
+        (lambda: limits.MLP(2, "tanh", rule=Hebb()).solve(two_outputs, PROTOCOL), "Hebb is for one output"),
     ):
         with pytest.raises(ValueError, match=match):
             wrong()

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from limitax.solvers import CoefficientAxis, MarchInputs, SampleAxis, linear_optimiser, march
+from limitax.solvers import CoefficientAxis, MarchInputs, MarchOptions, SampleAxis, linear_optimiser, march
 
 P, D = 3, 5
 
@@ -68,20 +68,19 @@ def identity(h):
     return h
 
 
-STATIC = ("activation", "axis", "capacity", "fields", "test_backward", "adjoint")
-run = jax.jit(march, static_argnames=STATIC)
+run = jax.jit(march, static_argnames=("options", "axis", "capacity", "adjoint"))
 
 
 def exact(inputs, capacity=24, tolerance=1e-14, **options):
     axis = CoefficientAxis().sized(0, capacity + len(inputs.x))
-    options = {"activation": identity, "axis": axis, "capacity": capacity, "tolerance": tolerance} | options
-    return run(inputs, jax.random.key(0), **options)
+    options = MarchOptions(identity, **options)
+    return run(inputs, jax.random.key(0), options, axis=axis, capacity=capacity, tolerance=tolerance)
 
 
 def sampled(inputs, size=400, capacity=None, tolerance=1e-3, activation=jnp.tanh, key=0, **options):
     capacity = len(inputs.x) * len(inputs.learning_rate) if capacity is None else capacity
-    options = {"activation": activation, "axis": SampleAxis(size), "tolerance": tolerance} | options
-    return run(inputs, jax.random.key(key), capacity=capacity, **options)
+    options = MarchOptions(activation, **options)
+    return run(inputs, jax.random.key(key), options, axis=SampleAxis(size), capacity=capacity, tolerance=tolerance)
 
 
 def two_time(fields, layer, depth, forward):
@@ -256,8 +255,8 @@ def test_capacity_and_tolerance_do_not_change_what_is_not_dropped():
 
 
 def test_values_do_not_retrace():
-    traced = jax.jit(chex.assert_max_traces(lambda *a, **k: march(*a, **k), n=1), static_argnames=STATIC)
-    options = {"activation": jnp.tanh, "axis": SampleAxis(40), "capacity": 6}
+    static = {"options": MarchOptions(jnp.tanh), "axis": SampleAxis(40), "capacity": 6}
+    traced = jax.jit(chex.assert_max_traces(lambda *a, **k: march(*a, **k), n=1), static_argnames=list(static))
     for richness, rate in ((1.0, 0.1), (0.0, 0.2), (2.0, 0.0)):
         inputs = make_inputs(1, 3, richness=richness, learning_rate=np.full(3, rate), bias_scale=richness)
-        traced(inputs, jax.random.key(int(10 * rate)), tolerance=1e-3 + rate, **options)
+        traced(inputs, jax.random.key(int(10 * rate)), tolerance=1e-3 + rate, **static)

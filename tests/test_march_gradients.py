@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from limitax.solvers import CoefficientAxis, MarchInputs, SampleAxis, march
+from limitax.solvers import CoefficientAxis, MarchInputs, MarchOptions, SampleAxis, march
 
 
 def smooth_inputs(steps, dim=3, samples=2):
@@ -40,7 +40,7 @@ def make_loss(exact, adjoint):
         out = march(
             inputs,
             jax.random.key(3),
-            activation=(lambda h: h) if exact else jnp.tanh,
+            MarchOptions((lambda h: h) if exact else jnp.tanh),
             axis=axis,
             capacity=capacity,
             tolerance=tolerance,
