@@ -1,7 +1,7 @@
 """limitax: theories of infinitely large neural networks, executable and differentiable, beside finite networks."""
 
 from . import limits, nets, problems, solvers, studies
-from .limits import Sharpness, Spectrum, sharpness, spectrum
+from .limits import Fluctuations, Sharpness, Spectrum, fluctuations, sharpness, spectrum
 from .nets import rules
 from .problems import (
     ConvergenceError,
@@ -37,6 +37,7 @@ __all__ = [
     "Comparison",
     "ConvergenceError",
     "DivergedError",
+    "Fluctuations",
     "Frontier",
     "GradientDescent",
     "GradientFlow",
@@ -53,6 +54,7 @@ __all__ = [
     "compute_frontier",
     "depth_limit",
     "final_loss",
+    "fluctuations",
     "limits",
     "nets",
     "objectives",

@@ -2,6 +2,7 @@ from ._base import AbstractLimit, of
 from ._deep_linear import DeepLinear
 from ._diagonal_linear import DiagonalLinear
 from ._extensive_outputs import ExtensiveOutputs
+from ._fluctuations import Fluctuations, fluctuations
 from ._learned_features import LearnedFeatures
 from ._linear_model import LinearModel
 from ._linear_rnn import LinearRNN
@@ -18,6 +19,7 @@ __all__ = [
     "DeepLinear",
     "DiagonalLinear",
     "ExtensiveOutputs",
+    "Fluctuations",
     "LearnedFeatures",
     "LinearModel",
     "LinearRNN",
@@ -26,6 +28,7 @@ __all__ = [
     "Sharpness",
     "SmallInitialization",
     "Spectrum",
+    "fluctuations",
     "of",
     "sharpness",
     "spectrum",

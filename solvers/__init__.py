@@ -34,8 +34,10 @@ from ._deterministic_equivalent import (
 )
 from ._feature_dynamics import FeatureDynamics, FeatureResponses, feature_dynamics, feature_responses
 from ._field_axis import AbstractFieldAxis, CoefficientAxis, SampleAxis
+from ._hidden_layer import HiddenLayer, Units, gaussian_grid, initial_units, mean_predictions
 from ._impulse_response import UNRESOLVED, arnoldi, fit_impulse_response, laguerre_terms, two_largest_eigenvalues
 from ._learned_features import FeatureLearning, learned_features
+from ._linear_action import LinearFluctuations, LinearNetwork, from_lower, linear_fluctuations, linear_parameter_count
 from ._linear_optimiser import descend, linear_optimiser
 from ._march import MarchInputs, MarchOutputs, march
 from ._march_step import MarchOptions
@@ -65,6 +67,7 @@ from ._spiked_matrix import (
     overlap_matrix,
     singular_value,
 )
+from ._width_expansion import WidthExpansion, width_expansion
 
 __all__ = [
     "ADJOINTS",
@@ -84,7 +87,10 @@ __all__ = [
     "FeatureDynamics",
     "FeatureLearning",
     "FeatureResponses",
+    "HiddenLayer",
     "Jumps",
+    "LinearFluctuations",
+    "LinearNetwork",
     "MarchInputs",
     "MarchOptions",
     "MarchOutputs",
@@ -102,6 +108,8 @@ __all__ = [
     "Sweeps",
     "TwoPointLoss",
     "UnitMoments",
+    "Units",
+    "WidthExpansion",
     "adjoint_scan",
     "alternating_flow",
     "arnoldi",
@@ -128,15 +136,21 @@ __all__ = [
     "feature_dynamics",
     "feature_responses",
     "fit_impulse_response",
+    "from_lower",
+    "gaussian_grid",
     "in_precision",
+    "initial_units",
     "integrate",
     "laguerre_terms",
     "learned_features",
+    "linear_fluctuations",
     "linear_optimiser",
+    "linear_parameter_count",
     "log_graded_contour",
     "logistic_growth",
     "march",
     "marchenko_pastur_nodes",
+    "mean_predictions",
     "minimise",
     "normalised_second_moment",
     "one_point_loss",
@@ -173,5 +187,6 @@ __all__ = [
     "two_point_risk",
     "two_point_tables",
     "unlearned_power",
+    "width_expansion",
     "without_derivative",
 ]

@@ -1,0 +1,383 @@
+"""Finite width: how predictions, losses and kernels of single networks and of ensembles deviate from the limit."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from ..nets._activations import activation_function
+from ..nets.rules import Backpropagation
+from ..problems import ConvergenceError, Dataset, DivergedError, GradientDescent, default_key
+from ..problems import _checks as checks
+from ..solvers import (
+    HiddenLayer,
+    LinearNetwork,
+    as_float,
+    from_lower,
+    gaussian_grid,
+    in_precision,
+    initial_units,
+    linear_fluctuations,
+    linear_parameter_count,
+    to_host,
+    width_expansion,
+)
+from ._memory import check_memory
+from ._mlp import MLP
+
+
+class Fluctuations(eqx.Module):
+    r"""What is of order 1/width: covariances and mean shifts over random initialisations, *times the width N*.
+
+    **Fields:** time is 0..steps; test fields are `None` without test samples.
+
+    - `predictions` `[time, sample]`, `test_predictions`, `kernels`: the infinite network's, without sampling error on a
+      grid.
+    - `prediction_covariance` `[time, sample, time, sample]`: $N\,\mathrm{Cov}(f_\mu(t), f_\nu(s))$.
+    - `prediction_bias` `[time, sample]`: $N\,\mathrm E[f - f_\infty]$.
+    - `test_prediction_covariance` `[time, test, test]`, at equal times; `test_prediction_bias` `[time, test]`.
+    - `kernel_variance`, `kernel_bias`: by name, `[time, sample, sample]`, at equal times: `("Phi", l)`, `("G", l)`, and
+      `("NTK", 0)` (with all its layers) where the limit has one hidden layer.
+    - `targets`, `test_targets`: of the losses; `networks`: what fluctuates, see `fluctuations`.
+
+    Losses are half mean squares of the prediction, or of the mean prediction of an ensemble.
+    """
+
+    predictions: Any
+    test_predictions: Any
+    kernels: dict
+    prediction_covariance: Any
+    prediction_bias: Any
+    test_prediction_covariance: Any
+    test_prediction_bias: Any
+    kernel_variance: dict
+    kernel_bias: dict
+    targets: Any
+    test_targets: Any
+    networks: str = eqx.field(static=True)
+
+    @property
+    def prediction_variance(self):
+        """N Var of the predictions on training samples, `[time, sample]`."""
+        return _diagonal(_equal_times(self.prediction_covariance))
+
+    @property
+    def test_prediction_variance(self):
+        """N Var of the predictions on test samples, `[time, test]`; `None` without any."""
+        return None if self.test_predictions is None else _diagonal(self.test_prediction_covariance)
+
+    def loss_shift(self, test: bool = False):
+        r"""$N\,\mathrm E[\mathcal L - \mathcal L_\infty]$ of single networks, `[time]`: variance and bias."""
+        error, covariance, bias = self._side(test)
+        return (_trace(covariance) / 2 - (error * bias).sum(axis=1)) / error.shape[1]
+
+    def ensemble_loss_shift(self, test: bool = False):
+        """The same for the mean prediction of infinitely many networks of width N: the bias alone, `[time]`."""
+        error, _, bias = self._side(test)
+        return -(error * bias).sum(axis=1) / error.shape[1]
+
+    def loss(self, test: bool = False):
+        """Loss of the infinite network, `[time]`."""
+        return (self._side(test)[0] ** 2).mean(axis=1) / 2
+
+    def predicted_loss(self, size: int, ensemble: int = 1, test: bool = False):
+        """Mean loss of ensembles of so many networks of width `size`, to first order in 1/size, `[time]`."""
+        size, ensemble = checks.integer("size", size), checks.integer("ensemble", ensemble)
+        bias = self.ensemble_loss_shift(test)
+        return self.loss(test) + (bias + (self.loss_shift(test) - bias) / ensemble) / size
+
+    def band(self, size: int) -> dict[str, Any]:
+        r"""Standard deviations over networks of width `size`, by the names of a `Trajectory`.
+
+        `"predictions"` `[time, sample]`, `"train_loss"` `[time]`, and with test samples `"test_predictions"`,
+        `"test_loss"`; those of losses for Gaussian predictions around their shifted mean,
+        $\mathrm{Var}\,\mathcal L = (\Delta^T\Sigma\Delta/N + \mathrm{tr}\,\Sigma^2/2N^2)/P^2$.
+        """
+        size = checks.integer("size", size)
+        found = {"predictions": _root(self.prediction_variance / size), "train_loss": self._loss_deviation(size, False)}
+        if self.test_predictions is not None:
+            found["test_predictions"] = _root(_diagonal(self.test_prediction_covariance) / size)
+            if self.test_targets is not None:
+                found["test_loss"] = self._loss_deviation(size, True)
+        return found
+
+    def _loss_deviation(self, size, test):
+        error, covariance, bias = self._side(test)
+        error = error - bias / size
+        linear = (error * (covariance * error[:, None]).sum(axis=2)).sum(axis=1)
+        return _root(linear / size + (covariance**2).sum(axis=(1, 2)) / (2 * size**2)) / error.shape[1]
+
+    def _side(self, test):
+        """Errors, equal-time covariance and bias, on test or on training samples."""
+        checks.flag("test", test)
+        if not test:
+            covariance = _equal_times(self.prediction_covariance)
+            return self.targets - self.predictions, covariance, self.prediction_bias
+        if self.test_targets is None:
+            raise ValueError("test=True needs a task with test samples and their targets.")
+        return self.test_targets - self.test_predictions, self.test_prediction_covariance, self.test_prediction_bias
+
+
+def fluctuations(
+    limit: MLP,
+    task,
+    protocol,
+    *,
+    networks: Literal["single", "pairs", "centred"] = "single",
+    method: Literal["units", "action"] | None = None,
+    nodes: Literal["grid", "samples"] | None = None,
+    spacing: float | None = None,
+    samples: int = 20_000,
+    key=None,
+    memory_limit: float | None = None,
+) -> Fluctuations:
+    r"""The first correction in inverse width: N times covariances and mean shifts of networks of width N.
+
+    Over random initialisations of *single* networks predictions start with the variance
+    $\Phi/\gamma_0^2N$, which dominates where the richness is small; the other choices of `networks` are without it.
+
+    With `method="units"`, one hidden layer: every unit is a functional of the history of errors, and a network is a
+    mean over N of them that closes on itself; see `solvers.width_expansion`. With `method="action"`, linear networks of
+    any depth on few samples and steps: the order parameters have a weight exp(N S); see `solvers.linear_fluctuations`.
+
+    **Arguments:**
+
+    - `limit`: `limits.MLP`, trained by backpropagation on the half mean square; with one hidden layer and a smooth
+        activation, or with `"identity"` at any depth. `richness` above zero.
+    - `task`: a fixed data set with one output. `protocol`: `GradientDescent`, with all its schedules.
+    - `networks`: `"single"`; `"pairs"`, means of two networks that differ in the sign of the readout, as
+        `limit.ensemble` draws them; or `"centred"`, where the output less its initial value is trained.
+    - `method`: by default `"units"` where there is one hidden layer.
+    - `nodes`: averages over units on a trapezoid `"grid"` (geometric convergence), the default up to 4 Gaussians a unit
+        (rank of the inputs, a readout, a bias), or over random `"samples"`.
+    - `spacing`: of the grid in standard deviations; by default 0.35, above 2 dimensions 0.5. Halve it to see its error.
+    - `samples`: number of random units, in antithetic pairs; errors are O(`samples`$^{-1/2}$) of the value.
+    - `key`: random key of these.
+    - `memory_limit`: bytes that may be used; by default what is free.
+
+    **Returns:** `Fluctuations`, computed in float64, with derivatives.
+
+    **Raises:** `TypeError`, `ValueError` for what is not covered; `DivergedError`; `MemoryError` before any work.
+
+    ??? cite "Source"
+        Dynamics of Finite Width Kernel and Prediction Fluctuations in Mean Field Neural Networks, arXiv 2304.03408.
+        Time there has no factor 1/P; the mean shifts of deep linear networks are derived here.
+    """
+    _check_problem(limit, task, protocol)
+    checks.choice("networks", networks, ("single", "pairs", "centred"))
+    checks.choice("method", method, (None, "units", "action"))
+    checks.choice("nodes", nodes, (None, "grid", "samples"))
+    linear = limit.activation == "identity"
+    if method is None:
+        method = "units" if limit.depth == 1 else "action"
+    if method == "units":
+        if limit.depth > 1:
+            raise ValueError(
+                f'method "units" is for one hidden layer, where units meet in the error only; depth is {limit.depth}. '
+                + ('Use method="action".' if linear else "Deeper networks must be linear, and small.")
+            )
+        run, arguments = _by_units(limit, task, protocol, networks, nodes, spacing, samples, key, memory_limit)
+    else:
+        if not linear:
+            raise ValueError('method "action" is for linear networks; it needs activation="identity".')
+        if networks == "pairs":
+            raise ValueError('networks "pairs" is for one hidden layer: the two share all their hidden weights.')
+        run, arguments = _by_action(limit, task, protocol, networks, memory_limit)
+    found, residual = in_precision(run, "double")(*arguments)
+    found, residual = to_host((found, residual))
+    mean, slope = checks.concrete(found.predictions), checks.concrete(residual)
+    if mean is not None and not np.all(np.isfinite(mean)):
+        step = int(np.argmin(np.all(np.isfinite(mean), axis=1)))
+        raise DivergedError(f"the limit diverges at step {step}, and has no fluctuations; use a smaller learning_rate.")
+    if slope is not None and not slope < 1e-6:
+        raise ConvergenceError(f"the saddle of the action was not found (slope {slope:.1g}); use fewer steps.")
+    return found
+
+
+def _check_problem(limit, task, protocol) -> None:
+    checks.instance("limit", limit, MLP, "limits.MLP, the family whose fluctuations are known")
+    checks.instance("task", task, Dataset, "a fixed data set (sphere, digits, from_arrays) for fluctuations")
+    checks.instance("protocol", protocol, GradientDescent, "GradientDescent for fluctuations")
+    if task.y.ndim != 1:
+        raise ValueError(f"y must have the shape [samples] for fluctuations; it has {task.y.shape}.")
+    checks.instance("rule", limit.rule, Backpropagation, "Backpropagation() for fluctuations")
+    if limit.loss != "half_mean_square":
+        raise ValueError(f'loss must be "half_mean_square" for fluctuations; it is {limit.loss!r}.')
+    richness = checks.concrete(limit.richness)
+    if richness is not None and richness == 0:
+        raise ValueError(
+            "richness must be above 0 for fluctuations: initial predictions have the variance Phi/(richness^2 width). "
+            'A small value with networks="pairs" or "centred" is the lazy limit.'
+        )
+    if limit.activation == "relu":
+        raise ValueError(
+            'activation "relu" has a kink, where second derivatives are missing; use "gelu" or "softplus".'
+        )
+    if limit.depth > 1 and limit.activation != "identity":
+        raise ValueError(
+            f"depth must be 1 for fluctuations of nonlinear networks; it is {limit.depth}. The responses of "
+            "their layers to each other are not solved."
+        )
+
+
+def _by_units(limit, task, protocol, networks, nodes, spacing, samples, key, memory_limit):
+    tests, P = (len(task.x_test) if task.has_test else 0), len(task.y)
+    inputs = np.concatenate if isinstance(task.x, np.ndarray) else jnp.concatenate
+    coordinates = _coordinates(inputs([task.x, task.x_test]) if tests else task.x)
+    rank = coordinates.shape[1]
+    dim = rank + 1 + limit.has_biases
+    if nodes is None:
+        nodes = "grid" if dim <= 4 else "samples"
+    if nodes == "grid":
+        if dim > 6:
+            raise ValueError(f'nodes "grid" is for up to 6 Gaussians a unit; here are {dim}. Use nodes="samples".')
+        spacing = (0.35 if dim <= 2 else 0.5) if spacing is None else spacing
+        spacing = float(checks.number("spacing", spacing, above=0.0, high=2.0))
+        points, weights = gaussian_grid(dim, spacing, 6.0 if dim <= 3 else 5.5)
+    else:
+        count = -(-checks.integer("samples", samples, low=2) // 2)
+        half = np.asarray(jax.random.normal(default_key(key), (dim, count), jnp.float32), np.float64)
+        points = np.concatenate([half, np.concatenate([half[:-1], -half[-1:]])], axis=1)
+        weights = np.full(2 * count, 0.5 / count)
+    times, numbers = protocol.steps + 1, P + tests + 3 * P**2
+    needs = {
+        "responses": 8.0 * 6 * (times * P) * times * numbers + 8.0 * times * tests**2,
+        "units": 8.0 * 20 * len(weights) * (dim + P + tests),
+    }
+    remedies = {"responses": "use fewer steps or data samples", "units": "use a larger spacing, or fewer samples"}
+    sizes = f"steps={protocol.steps}, {P} data samples, {len(weights)} units"
+    check_memory(needs, remedies, "fluctuations", sizes, memory_limit)
+
+    def run(floats, key):
+        problem, coordinates, points, weights = as_float(floats)
+        limit, task, protocol = problem
+        layer = HiddenLayer(
+            coordinates[:P],
+            coordinates[P:],
+            task.y,
+            protocol.learning_rate,
+            protocol.momentum,
+            protocol.weight_decay,
+            jnp.broadcast_to(limit.rate_scale, (2,)),
+            limit.richness,
+            jnp.asarray(float(limit_has_biases)),
+            jnp.asarray(float(networks == "centred")),
+        )
+        units = initial_units(points, rank, jnp.broadcast_to(limit.init_scale, (2,)), limit.bias_scale)
+        found = width_expansion(layer, units, weights, activation=activation, paired=networks == "pairs")
+        named = lambda rows: {name: rows[:, i] for i, name in enumerate(_KERNELS)}  # noqa: E731
+        return Fluctuations(
+            predictions=found.predictions[:, :P],
+            test_predictions=found.predictions[:, P:] if tests else None,
+            kernels=named(found.kernels),
+            prediction_covariance=found.covariance,
+            prediction_bias=found.shift[:, :P],
+            test_prediction_covariance=found.test_covariance if tests else None,
+            test_prediction_bias=found.shift[:, P:] if tests else None,
+            kernel_variance=named(found.kernel_variance),
+            kernel_bias=named(found.kernel_shift),
+            targets=task.y,
+            test_targets=task.y_test if tests else None,
+            networks=networks,
+        ), jnp.zeros(())
+
+    activation, limit_has_biases = activation_function(limit.activation), limit.has_biases
+    return eqx.filter_jit(run), (((limit, task, protocol), coordinates, points, weights), None)
+
+
+_KERNELS = (("Phi", 1), ("G", 1), ("NTK", 0))
+
+
+def _by_action(limit, task, protocol, networks, memory_limit):
+    tests, P, depth = (len(task.x_test) if task.has_test else 0), len(task.y), limit.depth
+    times, everything = protocol.steps + 1, P + tests
+    points = times * everything
+    count = linear_parameter_count(depth, points, times)
+    needs = {"the action": 8.0 * 6 * count**2}
+    remedies = {"the action": "use fewer steps or samples (their product counts to the fourth power)"}
+    check_memory(needs, remedies, "fluctuations", f"depth={depth}, {times} times {everything} samples", memory_limit)
+    biased = limit.has_biases
+
+    def run(floats, key):
+        limit, task, protocol = as_float(floats)
+        x = jnp.concatenate([task.x, task.x_test]) if tests else task.x
+        network = LinearNetwork(
+            gram=jnp.einsum("ad,bd->ab", x, x, precision="highest") / task.dim,
+            y=jnp.concatenate([task.y, jnp.zeros(tests)]),
+            trained=jnp.concatenate([jnp.ones(P), jnp.zeros(tests)]),
+            learning_rate=protocol.learning_rate,
+            momentum=protocol.momentum,
+            weight_decay=protocol.weight_decay,
+            richness=limit.richness,
+            init_scale=jnp.broadcast_to(limit.init_scale, (depth + 1,)),
+            bias_scale=limit.bias_scale,
+            rate_scale=jnp.broadcast_to(limit.rate_scale, (depth + 1,)),
+            biased=jnp.asarray(float(biased)),
+            centred=jnp.asarray(float(networks == "centred")),
+        )
+        found = linear_fluctuations(network, depth)
+        split = ravel_pytree(found.saddle)[1]
+        index = split(jnp.arange(count, dtype=float)).f.astype(int)
+        covariance = found.covariance[index][:, index].reshape(times, everything, times, everything)
+        shift = found.shift[index].reshape(times, everything)
+        if networks == "centred":
+            # The action counts predictions with their start.
+            covariance = covariance - covariance[:1]
+            covariance, shift = covariance - covariance[:, :, :1], shift - shift[0]
+        f, equal = found.saddle.f.reshape(times, everything), _equal_times(covariance)
+
+        def kernels(q):
+            H = lambda row: _equal_times(from_lower(row, points).reshape(times, everything, times, everything))  # noqa: E731
+            G = lambda row: jnp.broadcast_to(from_lower(row, times).diagonal()[:, None, None], (times, P, P))  # noqa: E731
+            named = {("Phi", l + 1): H(q.H[l])[:, :P, :P] for l in range(depth)}
+            return named | {("G", l + 1): G(q.G[l]) for l in range(depth)}
+
+        return Fluctuations(
+            predictions=f[:, :P],
+            test_predictions=f[:, P:] if tests else None,
+            kernels=kernels(found.saddle),
+            prediction_covariance=covariance[:, :P, :, :P],
+            prediction_bias=shift[:, :P],
+            test_prediction_covariance=equal[:, P:, P:] if tests else None,
+            test_prediction_bias=shift[:, P:] if tests else None,
+            kernel_variance=kernels(split(found.covariance.diagonal())),
+            kernel_bias=kernels(split(found.shift)),
+            targets=task.y,
+            test_targets=task.y_test if tests else None,
+            networks=networks,
+        ), found.slope
+
+    return eqx.filter_jit(run), ((limit, task, protocol), None)
+
+
+def _coordinates(x):
+    r"""Inputs over $\sqrt D$ in orthonormal directions, `[samples, rank]`; where they are traced, the rank is full."""
+    x = x / x.shape[1] ** 0.5
+    known = checks.concrete(x)
+    if known is None:
+        return x if x.shape[1] <= x.shape[0] else jnp.linalg.qr(x.T)[1].T
+    left, sizes, _ = np.linalg.svd(np.asarray(known, np.float64), full_matrices=False)
+    # Inputs in single precision have this much beside their true rank.
+    kept = sizes > max(known.shape) * np.finfo(np.float32).eps * sizes.max(initial=0.0)
+    return (left * sizes)[:, : max(int(kept.sum()), 1)]
+
+
+def _equal_times(covariance):
+    """`[time, a, b]` of `[time, a, time, b]`."""
+    time = np.arange(covariance.shape[0])
+    return covariance[time, :, time]
+
+
+def _diagonal(matrices):
+    return matrices.diagonal(axis1=1, axis2=2)
+
+
+def _trace(matrices):
+    return _diagonal(matrices).sum(axis=1)
+
+
+def _root(variance):
+    return jnp.sqrt(jnp.maximum(variance, 0.0)) if checks.is_traced(variance) else np.sqrt(np.maximum(variance, 0.0))
