@@ -57,7 +57,7 @@ class ByHand:
         self.W0, self.W1, w = host((*net.weights.hidden, net.weights.readout))
         self.w = w.reshape(-1, w.shape[-1])
         self.b1, self.b2 = host(net.weights.biases or (np.zeros(w.shape[-1]),) * 2)
-        self.fixed = host(net.fixed.arrays) if net.fixed is not None else None
+        self.fixed = host(net.fixed.arrays) if net.fixed is not None else []
         self.N, self.D = self.W0.shape
         self.loss = net.design.loss
 
@@ -149,10 +149,8 @@ SLOW = pytest.mark.slow
 
 def marked(fast, cases):
     """All `cases`, of which only the `fast` ones run by default: each compiles its own training loop."""
-    return [
-        case if case in fast else pytest.param(*([case] if isinstance(case, str) else case), marks=SLOW)
-        for case in cases
-    ]
+    rows = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*row, marks=() if case in fast else SLOW) for case, row in zip(cases, rows, strict=True)]
 
 
 @pytest.mark.parametrize("rule", marked(["feedback"], RULES))
