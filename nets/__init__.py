@@ -9,6 +9,7 @@ from ._learned_features import LearnedFeatures
 from ._linear_model import LinearModel
 from ._linear_rnn import LinearRNN
 from ._mlp import MLP
+from ._mlp_fields import PREACTIVATION_EDGES
 from ._quadratic_network import QuadraticNetwork
 from ._random_features import RandomFeatures
 from ._small_initialization import SmallInitialization
@@ -16,6 +17,7 @@ from ._train import train
 
 __all__ = [
     "MLP",
+    "PREACTIVATION_EDGES",
     "AbstractNet",
     "DeepLinear",
     "DiagonalLinear",

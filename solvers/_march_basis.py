@@ -19,7 +19,7 @@ class Directions(NamedTuple):
     nothing is mapped), and those that a second, independent matrix maps them to, if there is one."""
 
     hat: Float[Array, "slots axis"]
-    noise: Float[Array, "slots axis"] | None
+    noise: Float[Array, "slots axis"] | None = None
     other: Float[Array, "slots axis"] | None = None
 
 

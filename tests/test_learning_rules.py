@@ -1,0 +1,204 @@
+"""Wide perceptrons that learn otherwise: other rules, several outputs, other losses, layer rates, batches, ReLU.
+
+Networks approach the limit in all of them; what each is made of has closed forms where it is linear.
+"""
+
+import jax
+import jax.numpy as jnp
+import limitax as lx
+import numpy as np
+import pytest
+from limitax.limits import MLP
+from limitax.tests.helpers import raises
+
+KEY = jax.random.key(1)
+TASK = lx.tasks.sphere(KEY, samples=3, dim=5, test_samples=2)
+
+
+def descent(rate=0.15, steps=8, **more):
+    return lx.GradientDescent(rate, steps=steps, **more)
+
+
+def two_outputs():
+    pair = lambda y: np.stack([y, y**2 - 1], axis=1)  # noqa: E731
+    return lx.tasks.from_arrays(TASK.x, pair(TASK.y), TASK.x_test, pair(TASK.y_test))
+
+
+def three_digits():
+    return lx.tasks.digits(KEY, samples=6, test_samples=4, classes=(0, 1, 2))
+
+
+RULES = {
+    "feedback alignment, independent": (MLP(2, "tanh", 2.0, rule=lx.rules.FeedbackAlignment(0.0)), TASK, descent()),
+    "feedback alignment, correlated, with everything": (
+        MLP(2, "tanh", 2.0, [1.0, 0.8, 1.2], 0.3, rule=lx.rules.FeedbackAlignment(0.6)),
+        TASK,
+        descent(momentum=0.5, weight_decay=0.3),
+    ),
+    "direct feedback alignment": (MLP(2, "tanh", 2.0, rule=lx.rules.DirectFeedbackAlignment()), TASK, descent()),
+    "Hebb": (MLP(2, "tanh", 2.0, rule=lx.rules.Hebb()), TASK, descent()),
+    "gated linear": (MLP(2, "tanh", 2.0, rule=lx.rules.GatedLinear()), TASK, descent()),
+    "two outputs": (MLP(2, "tanh", 1.5), two_outputs(), descent(0.3)),
+    "two outputs, feedback alignment": (
+        MLP(2, "tanh", 1.5, rule=lx.rules.FeedbackAlignment(0.5)),
+        two_outputs(),
+        descent(0.3),
+    ),
+    "cross-entropy of three digits": (MLP(2, "tanh", 1.5, loss="cross_entropy"), three_digits(), descent(1.0)),
+    "ReLU, momentum and decay": (MLP(2, "relu", 1.0), TASK, descent(0.3, momentum=0.7, weight_decay=0.2)),
+    "layer rates": (
+        MLP(2, "tanh", bias_scale=0.3, rate_scale=[0.5, 2.0, 1.0]),
+        TASK,
+        descent(0.3, weight_decay=0.2),
+    ),
+    "one sequence of batches": (
+        MLP(2, "tanh"),
+        TASK,
+        lx.MinibatchSGD(0.3, 2, momentum=0.3, seed=3, steps=8),
+    ),
+    "mean over batches": (MLP(1, "identity"), TASK, lx.MinibatchSGD(0.2, 1, steps=6)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RULES)
+def test_networks_approach_the_limit(name):
+    limit, task, protocol = RULES[name]
+    one = task.y.ndim == 1
+    options = {"replicas": 64} if name == "mean over batches" else {"samples": 40_000}
+    record = ("kernels", "ntk") if one else ("kernels",)
+    report = lx.compare(limit, task, protocol, sizes=(64, 128, 256), seeds=64, key=KEY, record=record, **options)
+    print(report.summary())
+    expected = {"predictions", "test_predictions", "train_loss", "Phi_1", "G_1"} | ({"ntk"} if one else set())
+    assert expected <= set(report.errors)
+    assert {q: a for q, a in report.agreement.items() if a > 3} == {}
+    if name != "mean over batches":
+        slope, error = report.rate["predictions"], report.rate_error["predictions"]
+        assert abs(slope + 0.5) < max(0.1, 3 * error)
+
+
+@pytest.mark.slow
+def test_without_responses_the_theory_fails_visibly():
+    """As if a weight and its transpose were independent: the error of predictions is tens of percent."""
+    task = lx.tasks.sphere(KEY, samples=3, dim=5)
+    protocol = lx.GradientDescent(0.3, steps=10)
+    report = lx.compare(MLP(2, "tanh", 2.0), task, protocol, sizes=(128, 256), seeds=48, key=KEY, samples=40_000)
+    assert report.agreement["predictions"] <= 3
+    other = MLP(2, "tanh", 2.0).solve(task, protocol, approximation="gradient_independence", samples=40_000)
+    theory = np.asarray(report.theory.predictions)
+    assert np.linalg.norm(other.predictions - theory) > 0.15 * np.linalg.norm(theory)
+    assert np.linalg.norm(other.predictions - theory) > 10 * np.linalg.norm(other.sampling_error["predictions"])
+
+
+def test_without_hidden_weights_gradients_are_independent_anyway():
+    options = {"samples": 200, "replicas": 1, "key": KEY}
+    limit, protocol = MLP(1, "tanh", 2.0), descent(steps=4)
+    exact = limit.solve(TASK, protocol, **options)
+    same = limit.solve(TASK, protocol, approximation="gradient_independence", **options)
+    np.testing.assert_array_equal(exact.predictions, same.predictions)
+
+
+@pytest.mark.slow
+def test_leading_order_of_linear_networks():
+    r"""$H^l(\infty) = 1 + \gamma^2y^2 l(l+1)/2(L+1)$ and $K(\infty) = L+1+\gamma^2y^2L(L+2)/3$ on one sample, at small
+    steps; and the theory leaves it by the fourth power of the richness."""
+    task = lx.tasks.from_arrays(np.ones((1, 1)), np.array([1.0]))
+    depth, richness = 2, 0.6
+    deviation = []
+    for rate in (0.04, 0.02):
+        protocol = lx.GradientDescent(rate, steps=int(6 / rate))
+        leading = MLP(depth, "identity", richness).solve(task, protocol, approximation="leading_order", keep="diagonal")
+        kernels = [leading.kernels["Phi", l][-1, 0, 0] for l in (1, 2)]
+        expected = [1 + richness**2 * l * (l + 1) / (2 * (depth + 1)) for l in (1, 2)]
+        ntk = leading.extras["ntk"][-1, 0, 0]
+        moved = np.array([*kernels, ntk]) - [1, 1, 3]
+        truth = np.array([*expected, depth + 1 + richness**2 * depth * (depth + 2) / 3]) - [1, 1, 3]
+        deviation.append(moved / truth - 1)
+    np.testing.assert_allclose(2 * deviation[1] - deviation[0], 0, atol=2e-3)
+    protocol = lx.GradientDescent(0.1, steps=20)
+    gaps = []
+    for richness in (0.2, 0.4):
+        limit = MLP(depth, "identity", richness)
+        leading = limit.solve(task, protocol, approximation="leading_order").predictions
+        gaps.append(np.linalg.norm(leading - limit.solve(task, protocol).predictions))
+    assert abs(np.log2(gaps[1] / gaps[0]) - 4) < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correlation", [0.0, 0.6])
+def test_feedback_alignment_of_two_linear_layers(correlation):
+    r"""On one sample, with $a$ from $\gamma y = (1+\rho)a + a^3/2$: $H = 1 + a^2$ and
+    $\langle g\tilde g\rangle = \rho + a^2/2$ at the end."""
+    richness = 1.5
+    limit = MLP(1, "identity", richness, rule=lx.rules.FeedbackAlignment(correlation))
+    theory = limit.solve(
+        lx.tasks.from_arrays(np.ones((1, 1)), np.ones(1)), lx.GradientDescent(0.01, steps=1500), keep="diagonal"
+    )
+    a = next(r.real for r in np.roots([0.5, 0, 1 + correlation, -richness]) if abs(r.imag) < 1e-9)
+    H = theory.kernels["Phi", 1][-1, 0, 0]
+    np.testing.assert_allclose(H, 1 + a**2, rtol=1e-3)
+    # K = H + <g g~> K^x on one sample
+    np.testing.assert_allclose(theory.extras["ntk"][-1, 0, 0], 1 + a**2 + correlation + a**2 / 2, rtol=1e-3)
+
+
+def test_frozen_copies_of_the_weights_share_the_first_two_predictions():
+    """At correlation 1 feedback alignment is backpropagation until the weights have moved."""
+    options = {"samples": 200, "replicas": 1, "key": KEY}
+    protocol = descent(0.3, steps=3)
+    copied = MLP(2, "tanh", 2.0, rule=lx.rules.FeedbackAlignment(1.0)).solve(TASK, protocol, **options)
+    gradient = MLP(2, "tanh", 2.0).solve(TASK, protocol, **options)
+    np.testing.assert_allclose(copied.predictions[:2], gradient.predictions[:2], atol=1e-6)
+    assert np.max(np.abs(copied.predictions[2] - gradient.predictions[2])) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gated", [False, True])
+def test_batches_of_test_points_change_nothing(gated):
+    rule = lx.rules.GatedLinear() if gated else None
+    task = lx.tasks.sphere(KEY, samples=3, dim=5, test_samples=7)
+    options = {"samples": 200, "replicas": 1, "key": KEY}
+    for richness in (1.0, 0.0):
+        limit = MLP(2, "tanh", richness, bias_scale=0.2, rule=rule)
+        whole = limit.solve(task, descent(steps=4), **options)
+        parts = limit.solve(task, descent(steps=4), test_batch=3, **options)
+        np.testing.assert_allclose(whole.predictions, parts.predictions, atol=1e-6)
+        np.testing.assert_allclose(whole.test_predictions, parts.test_predictions, atol=1e-6)
+
+
+def test_the_derivative_of_relu_is_refused():
+    def loss(richness):
+        limit = MLP(1, "relu", richness)
+        return lx.final_loss(limit, TASK, descent(steps=2), samples=40, replicas=1)
+
+    assert np.isfinite(loss(1.0))
+    with raises(TypeError, 'the limit of activation "relu" cannot be differentiated'):
+        jax.grad(loss)(1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["feedback alignment", "direct feedback alignment", "Hebb", "gated linear"])
+def test_gradients_of_every_rule(name):
+    """With respect to richness, layer rates, schedule and correlation, against central differences, fixed keys."""
+    rules = {
+        "feedback alignment": lambda rho: lx.rules.FeedbackAlignment(rho),
+        "direct feedback alignment": lambda rho: lx.rules.DirectFeedbackAlignment(),
+        "Hebb": lambda rho: lx.rules.Hebb(),
+        "gated linear": lambda rho: lx.rules.GatedLinear(),
+    }
+
+    def loss(values):
+        richness, rates, schedule, rho = values
+        limit = MLP(2, "tanh", richness, rule=rules[name](rho), rate_scale=rates)
+        return lx.final_loss(
+            limit, TASK, lx.GradientDescent(schedule), samples=200, replicas=1, tolerance=1e-2, rank=None
+        )
+
+    with jax.enable_x64(True):
+        values = (jnp.asarray(1.3), jnp.array([0.8, 1.2, 1.0]), jnp.full(6, 0.2), jnp.asarray(0.5))
+        gradient = jax.jit(jax.grad(loss))(values)
+        direction = (jnp.asarray(0.7), jnp.array([0.3, -0.5, 0.4]), jnp.linspace(-0.1, 0.2, 6), jnp.asarray(0.3))
+        shifted = lambda step: jax.tree.map(lambda v, d: v + step * d, values, direction)  # noqa: E731
+        step, run = 1e-4, jax.jit(loss)
+        difference = (run(shifted(step)) - run(shifted(-step))) / (2 * step)
+        along = sum(jnp.sum(g * d) for g, d in zip(gradient, direction, strict=True))
+        np.testing.assert_allclose(along, difference, rtol=1e-5)
