@@ -35,8 +35,9 @@ def train(
     - `key`: random key of what the protocol and the task sample.
     - `return_net`: whether to return `(trajectory, trained net)`.
     - `throw`: whether a diverged run raises.
-    - `record`: what else to record, by name; `kernels=True` for the kernels Phi and G of every layer of an MLP,
-      `[time, time, sample, sample]`. Other families: see `learn` of the network.
+    - `record`: what else to record, by name. For an MLP `kernels=True` (Phi and G of every layer,
+      `[time, time, sample, sample]`), `ntk`, `alignment`, `sharpness`, `densities`, `singular_values`: see
+      `nets.MLP.learn`, and `learn` of the other families.
 
     **Raises:** `DivergedError` with the step and the number of runs that diverged; `TypeError` and `ValueError` for
     arguments that do not fit together.
