@@ -205,8 +205,9 @@ class MLP(AbstractLimit):
         Unless `keep` is `None`, `extras` hold, for one output, the tangent kernel `ntk`
         `[steps + 1, samples, samples]`, $df/d\tau = \frac1P K\Delta$, not symmetric unless the rule is a gradient; its
         `alignment` $y^TKy/|y|^2|K|_F$, and those of Phi as `alignment_l`; its `sharpness`, the largest eigenvalue of
-        $K/P$ (for the half mean square, and a rule that is a gradient, that of the Gauss-Newton matrix); and the
-        trained hidden weights for `spectrum`. With `densities`, `density_l` `[steps + 1, bins]` of $h^l$ on
+        $K/P$ (for the half mean square, and a rule that is a gradient, that of the Gauss-Newton matrix); and always
+        `directions_l` `[steps + 1, 2]`, how many the bases of $W^l$ held, forward and backward (means over replicas),
+        and the trained hidden weights for `spectrum`. With `densities`, `density_l` `[steps + 1, bins]` of $h^l$ on
         `nets.PREACTIVATION_EDGES`.
 
         **Raises:** `DivergedError` with the stability bound at initialisation; `ConvergenceError` for too small a

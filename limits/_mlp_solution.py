@@ -108,6 +108,8 @@ def _observe(inputs: MarchInputs, key, tolerance, *, axis, options: MarchOptions
         if keep is not None:
             layers = jax.vmap(alignment, in_axes=(1, None), out_axes=1)(out.Phi.equal_time, inputs.y)
             found |= by_layer("alignment", layers)
+    if keep is not None:
+        found |= by_layer("directions", out.directions)
     if out.densities is not None:
         found |= by_layer("density", out.densities)
     return found, out.overflow, out.trained
