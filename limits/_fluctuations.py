@@ -16,6 +16,7 @@ from ..solvers import (
     HiddenLayer,
     LinearNetwork,
     as_float,
+    double,
     from_lower,
     gaussian_grid,
     in_precision,
@@ -25,6 +26,7 @@ from ..solvers import (
     to_host,
     width_expansion,
 )
+from ._base import AbstractLimit
 from ._memory import check_memory
 from ._mlp import MLP
 
@@ -122,7 +124,7 @@ class Fluctuations(eqx.Module):
 
 
 def fluctuations(
-    limit: MLP,
+    limit: AbstractLimit,
     task,
     protocol,
     *,
@@ -166,7 +168,7 @@ def fluctuations(
         Dynamics of Finite Width Kernel and Prediction Fluctuations in Mean Field Neural Networks, arXiv 2304.03408.
         Time there has no factor 1/P; the mean shifts of deep linear networks are derived here.
     """
-    _check_problem(limit, task, protocol)
+    limit = _check_problem(limit, task, protocol)
     checks.choice("networks", networks, ("single", "pairs", "centred"))
     checks.choice("method", method, (None, "units", "action"))
     checks.choice("nodes", nodes, (None, "grid", "samples"))
@@ -179,14 +181,16 @@ def fluctuations(
                 f'method "units" is for one hidden layer, where units meet in the error only; depth is {limit.depth}. '
                 + ('Use method="action".' if linear else "Deeper networks must be linear, and small.")
             )
-        run, arguments = _by_units(limit, task, protocol, networks, nodes, spacing, samples, key, memory_limit)
+        expand, extra = _units, _nodes(limit, task, protocol, nodes, spacing, samples, key, memory_limit)
     else:
         if not linear:
             raise ValueError('method "action" is for linear networks; it needs activation="identity".')
         if networks == "pairs":
             raise ValueError('networks "pairs" is for one hidden layer: the two share all their hidden weights.')
-        run, arguments = _by_action(limit, task, protocol, networks, memory_limit)
-    found, residual = in_precision(run, "double")(*arguments)
+        expand, extra = _action, None
+        _check_action_memory(limit, task, protocol, memory_limit)
+    with double():
+        found, residual = _run(expand, as_float((limit, task, protocol, extra)), networks)
     found, residual = to_host((found, residual))
     mean, slope = checks.concrete(found.predictions), checks.concrete(residual)
     if mean is not None and not np.all(np.isfinite(mean)):
@@ -197,7 +201,7 @@ def fluctuations(
     return found
 
 
-def _check_problem(limit, task, protocol) -> None:
+def _check_problem(limit, task, protocol) -> MLP:
     checks.instance("limit", limit, MLP, "limits.MLP, the family whose fluctuations are known")
     checks.instance("task", task, Dataset, "a fixed data set (sphere, digits, from_arrays) for fluctuations")
     checks.instance("protocol", protocol, GradientDescent, "GradientDescent for fluctuations")
@@ -221,14 +225,15 @@ def _check_problem(limit, task, protocol) -> None:
             f"depth must be 1 for fluctuations of nonlinear networks; it is {limit.depth}. The responses of "
             "their layers to each other are not solved."
         )
+    return limit
 
 
-def _by_units(limit, task, protocol, networks, nodes, spacing, samples, key, memory_limit):
+def _nodes(limit, task, protocol, nodes, spacing, samples, key, memory_limit):
+    """Coordinates of the inputs `[all, rank]`; the Gaussians of units `[rank + 1 (+ 1), units]` and their weights."""
     tests, P = (len(task.x_test) if task.has_test else 0), len(task.y)
     inputs = np.concatenate if isinstance(task.x, np.ndarray) else jnp.concatenate
     coordinates = _coordinates(inputs([task.x, task.x_test]) if tests else task.x)
-    rank = coordinates.shape[1]
-    dim = rank + 1 + limit.has_biases
+    dim = coordinates.shape[1] + 1 + limit.has_biases
     if nodes is None:
         nodes = "grid" if dim <= 4 else "samples"
     if nodes == "grid":
@@ -251,106 +256,111 @@ def _by_units(limit, task, protocol, networks, nodes, spacing, samples, key, mem
     sizes = f"steps={protocol.steps}, {P} data samples, {len(weights)} units"
     check_memory(needs, remedies, "fluctuations", sizes, memory_limit)
 
-    def run(floats, key):
-        problem, coordinates, points, weights = as_float(floats)
-        limit, task, protocol = problem
-        layer = HiddenLayer(
-            coordinates[:P],
-            coordinates[P:],
-            task.y,
-            protocol.learning_rate,
-            protocol.momentum,
-            protocol.weight_decay,
-            jnp.broadcast_to(limit.rate_scale, (2,)),
-            limit.richness,
-            jnp.asarray(float(limit_has_biases)),
-            jnp.asarray(float(networks == "centred")),
-        )
-        units = initial_units(points, rank, jnp.broadcast_to(limit.init_scale, (2,)), limit.bias_scale)
-        found = width_expansion(layer, units, weights, activation=activation, paired=networks == "pairs")
-        named = lambda rows: {name: rows[:, i] for i, name in enumerate(_KERNELS)}  # noqa: E731
-        return Fluctuations(
-            predictions=found.predictions[:, :P],
-            test_predictions=found.predictions[:, P:] if tests else None,
-            kernels=named(found.kernels),
-            prediction_covariance=found.covariance,
-            prediction_bias=found.shift[:, :P],
-            test_prediction_covariance=found.test_covariance if tests else None,
-            test_prediction_bias=found.shift[:, P:] if tests else None,
-            kernel_variance=named(found.kernel_variance),
-            kernel_bias=named(found.kernel_shift),
-            targets=task.y,
-            test_targets=task.y_test if tests else None,
-            networks=networks,
-        ), jnp.zeros(())
+    return coordinates, points, weights
 
-    activation, limit_has_biases = activation_function(limit.activation), limit.has_biases
-    return eqx.filter_jit(run), (((limit, task, protocol), coordinates, points, weights), None)
+
+def _units(problem, networks):
+    limit, task, protocol, (coordinates, points, weights) = problem
+    P, tests = len(task.y), task.has_test
+    layer = HiddenLayer(
+        coordinates[:P],
+        coordinates[P:],
+        task.y,
+        protocol.learning_rate,
+        protocol.momentum,
+        protocol.weight_decay,
+        jnp.broadcast_to(limit.rate_scale, (2,)),
+        limit.richness,
+        biased=jnp.asarray(float(len(points) > coordinates.shape[1] + 1)),
+        centred=jnp.asarray(float(networks == "centred")),
+    )
+    units = initial_units(points, coordinates.shape[1], jnp.broadcast_to(limit.init_scale, (2,)), limit.bias_scale)
+    activation = activation_function(limit.activation)
+    found = width_expansion(layer, units, weights, activation=activation, paired=networks == "pairs")
+    named = lambda rows: {name: rows[:, i] for i, name in enumerate(_KERNELS)}  # noqa: E731
+    return Fluctuations(
+        predictions=found.predictions[:, :P],
+        test_predictions=found.predictions[:, P:] if tests else None,
+        kernels=named(found.kernels),
+        prediction_covariance=found.covariance,
+        prediction_bias=found.shift[:, :P],
+        test_prediction_covariance=found.test_covariance if tests else None,
+        test_prediction_bias=found.shift[:, P:] if tests else None,
+        kernel_variance=named(found.kernel_variance),
+        kernel_bias=named(found.kernel_shift),
+        targets=task.y,
+        test_targets=task.y_test if tests else None,
+        networks=networks,
+    ), jnp.zeros(())
 
 
 _KERNELS = (("Phi", 1), ("G", 1), ("NTK", 0))
 
 
-def _by_action(limit, task, protocol, networks, memory_limit):
-    tests, P, depth = (len(task.x_test) if task.has_test else 0), len(task.y), limit.depth
-    times, everything = protocol.steps + 1, P + tests
-    points = times * everything
-    count = linear_parameter_count(depth, points, times)
-    needs = {"the action": 8.0 * 6 * count**2}
+def _check_action_memory(limit, task, protocol, memory_limit):
+    times, samples = protocol.steps + 1, len(task.y) + (len(task.x_test) if task.has_test else 0)
+    needs = {"the action": 8.0 * 6 * linear_parameter_count(limit.depth, times * samples, times) ** 2}
     remedies = {"the action": "use fewer steps or samples (their product counts to the fourth power)"}
-    check_memory(needs, remedies, "fluctuations", f"depth={depth}, {times} times {everything} samples", memory_limit)
-    biased = limit.has_biases
+    sizes = f"depth={limit.depth}, {times} times {samples} samples"
+    check_memory(needs, remedies, "fluctuations", sizes, memory_limit)
 
-    def run(floats, key):
-        limit, task, protocol = as_float(floats)
-        x = jnp.concatenate([task.x, task.x_test]) if tests else task.x
-        network = LinearNetwork(
-            gram=jnp.einsum("ad,bd->ab", x, x, precision="highest") / task.dim,
-            y=jnp.concatenate([task.y, jnp.zeros(tests)]),
-            trained=jnp.concatenate([jnp.ones(P), jnp.zeros(tests)]),
-            learning_rate=protocol.learning_rate,
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-            richness=limit.richness,
-            init_scale=jnp.broadcast_to(limit.init_scale, (depth + 1,)),
-            bias_scale=limit.bias_scale,
-            rate_scale=jnp.broadcast_to(limit.rate_scale, (depth + 1,)),
-            biased=jnp.asarray(float(biased)),
-            centred=jnp.asarray(float(networks == "centred")),
-        )
-        found = linear_fluctuations(network, depth)
-        split = ravel_pytree(found.saddle)[1]
-        index = split(jnp.arange(count, dtype=float)).f.astype(int)
-        covariance = found.covariance[index][:, index].reshape(times, everything, times, everything)
-        shift = found.shift[index].reshape(times, everything)
-        if networks == "centred":
-            # The action counts predictions with their start.
-            covariance = covariance - covariance[:1]
-            covariance, shift = covariance - covariance[:, :, :1], shift - shift[0]
-        f, equal = found.saddle.f.reshape(times, everything), _equal_times(covariance)
 
-        def kernels(q):
-            H = lambda row: _equal_times(from_lower(row, points).reshape(times, everything, times, everything))  # noqa: E731
-            G = lambda row: jnp.broadcast_to(from_lower(row, times).diagonal()[:, None, None], (times, P, P))  # noqa: E731
-            named = {("Phi", l + 1): H(q.H[l])[:, :P, :P] for l in range(depth)}
-            return named | {("G", l + 1): G(q.G[l]) for l in range(depth)}
+def _action(problem, networks):
+    limit, task, protocol, _ = problem
+    x = jnp.concatenate([task.x, task.x_test]) if task.has_test else task.x
+    depth, P, everything, times = limit.depth, len(task.y), len(x), protocol.steps + 1
+    points = times * everything
+    network = LinearNetwork(
+        gram=jnp.einsum("ad,bd->ab", x, x, precision="highest") / task.dim,
+        y=jnp.pad(task.y, (0, everything - P)),
+        trained=jnp.pad(jnp.ones(P), (0, everything - P)),
+        learning_rate=protocol.learning_rate,
+        momentum=protocol.momentum,
+        weight_decay=protocol.weight_decay,
+        richness=limit.richness,
+        init_scale=jnp.broadcast_to(limit.init_scale, (depth + 1,)),
+        bias_scale=limit.bias_scale,
+        rate_scale=jnp.broadcast_to(limit.rate_scale, (depth + 1,)),
+        biased=jnp.sign(limit.bias_scale),
+        centred=jnp.asarray(float(networks == "centred")),
+    )
+    found = linear_fluctuations(network, depth)
+    split = ravel_pytree(found.saddle)[1]
+    index = split(jnp.arange(len(found.shift), dtype=float)).f.astype(int)
+    covariance = found.covariance[index][:, index].reshape(times, everything, times, everything)
+    shift = found.shift[index].reshape(times, everything)
+    if networks == "centred":
+        # The action counts predictions with their start.
+        covariance = covariance - covariance[:1]
+        covariance, shift = covariance - covariance[:, :, :1], shift - shift[0]
+    f, equal = found.saddle.f.reshape(times, everything), _equal_times(covariance)
 
-        return Fluctuations(
-            predictions=f[:, :P],
-            test_predictions=f[:, P:] if tests else None,
-            kernels=kernels(found.saddle),
-            prediction_covariance=covariance[:, :P, :, :P],
-            prediction_bias=shift[:, :P],
-            test_prediction_covariance=equal[:, P:, P:] if tests else None,
-            test_prediction_bias=shift[:, P:] if tests else None,
-            kernel_variance=kernels(split(found.covariance.diagonal())),
-            kernel_bias=kernels(split(found.shift)),
-            targets=task.y,
-            test_targets=task.y_test if tests else None,
-            networks=networks,
-        ), found.slope
+    def kernels(q):
+        H = lambda row: _equal_times(from_lower(row, points).reshape(times, everything, times, everything))  # noqa: E731
+        G = lambda row: jnp.broadcast_to(from_lower(row, times).diagonal()[:, None, None], (times, P, P))  # noqa: E731
+        named = {("Phi", l + 1): H(q.H[l])[:, :P, :P] for l in range(depth)}
+        return named | {("G", l + 1): G(q.G[l]) for l in range(depth)}
 
-    return eqx.filter_jit(run), ((limit, task, protocol), None)
+    tests = task.has_test
+    return Fluctuations(
+        predictions=f[:, :P],
+        test_predictions=f[:, P:] if tests else None,
+        kernels=kernels(found.saddle),
+        prediction_covariance=covariance[:, :P, :, :P],
+        prediction_bias=shift[:, :P],
+        test_prediction_covariance=equal[:, P:, P:] if tests else None,
+        test_prediction_bias=shift[:, P:] if tests else None,
+        kernel_variance=kernels(split(found.covariance.diagonal())),
+        kernel_bias=kernels(split(found.shift)),
+        targets=task.y,
+        test_targets=task.y_test if tests else None,
+        networks=networks,
+    ), found.slope
+
+
+@eqx.filter_jit
+def _run(expand, problem, networks):
+    return in_precision(lambda problem, _: expand(problem, networks), "double")(problem, None)
 
 
 def _coordinates(x):

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from .. import nets
-from ..limits import AbstractLimit
+from ..limits import AbstractLimit, Fluctuations
+from ..limits import fluctuations as width_fluctuations
 from ..problems import DivergedError, Trajectory, default_key, key_name, write_netcdf
 from ..problems import _checks as checks
 from ._progress import track, working
@@ -29,6 +30,8 @@ class Comparison:
       seeds; `None` where the size does not matter.
     - `agreement`: |seed means extrapolated linearly in 1/size - theory| over its combined standard error, that of the
       fit and the sampling error of the theory; at most 3 passes.
+
+    `fluctuations` predict mean and spread of the runs to first order in 1/size, if they were asked for.
     """
 
     limit: AbstractLimit
@@ -46,6 +49,7 @@ class Comparison:
     agreement: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     key: str = ""
+    fluctuations: Fluctuations | None = None
 
     @property
     def agrees(self) -> bool:
@@ -111,6 +115,7 @@ def compare(
     key=None,
     record: tuple[str, ...] = (),
     quantities: tuple[str, ...] | None = None,
+    fluctuations: bool = False,
     **options,
 ) -> Comparison:
     """Solves a limit, trains finite networks of growing size, and measures how they approach it.
@@ -124,6 +129,8 @@ def compare(
     - `key`: random key of the theory's samples and of the networks.
     - `record`: names of what else the networks record, see `nets.train`: `("kernels",)` to compare kernels too.
     - `quantities`: names to compare; by default all that theory and networks both record.
+    - `fluctuations`: whether to predict mean and spread of the runs at every size too, see `lx.fluctuations`; the
+        picture then shows them. They are those of pairs of networks, which is what is trained.
     - `options`: passed on to `limit.solve`.
 
     **Returns:** a `Comparison`.
@@ -133,6 +140,7 @@ def compare(
     checks.instance("record", record, (tuple, list), "a list of names")
     if quantities is not None:
         checks.instance("quantities", quantities, (tuple, list), "a list of names")
+    checks.flag("fluctuations", fluctuations)
     sizes = _check_sizes(sizes)
     if limit.exact_at_any_size(task, protocol):
         sizes = None
@@ -142,6 +150,7 @@ def compare(
     start = time.perf_counter()
     with working("theory"):
         theory = jax.block_until_ready(limit.solve(task, protocol, key=key_theory, **options))
+        expected = width_fluctuations(limit, task, protocol, networks="pairs", key=key_theory) if fluctuations else None
     seconds = {"theory": time.perf_counter() - start}
     for name in quantities or ():
         if name not in theory.curves():
@@ -157,7 +166,18 @@ def compare(
         _check_runs(runs[size], size, seeds)
     seconds["finite"] = time.perf_counter() - start
 
-    report = Comparison(limit, task, protocol, theory, runs, sizes, seeds, seconds=seconds, key=key_name(key))
+    report = Comparison(
+        limit,
+        task,
+        protocol,
+        theory,
+        runs,
+        sizes,
+        seeds,
+        seconds=seconds,
+        key=key_name(key),
+        fluctuations=expected,
+    )
     for name in _common(theory, runs, quantities):
         _measure(report, name)
     return report

@@ -59,7 +59,8 @@ def draw_curve(
     """One loss against steps: theory over mean (markers) and standard deviation (bands) of every size.
 
     On a logarithmic axis a band reaches down by the same factor as up, since a loss cannot fall below zero.
-    `reference` is another trajectory to compare with, drawn dashed.
+    `reference` is another trajectory to compare with, drawn dashed. Dotted lines in the colour of a size are the
+    predicted mean, plus and minus a standard deviation, where there are `fluctuations`.
     """
     theory = np.asarray(report.theory.curves()[name])
     time = np.arange(theory.shape[0])
@@ -73,6 +74,12 @@ def draw_curve(
         text = f"{report.seeds} networks" if report.sizes is None else f"{report.limit.size_name} {size}"
         ax.fill_between(time, low, mean + deviation, color=colour, alpha=0.2, lw=0)
         ax.plot(time[where], mean[where], marker, color=colour, ms=4, mew=0, label=text)
+        if report.fluctuations is not None:
+            expected = report.fluctuations.predicted_loss(size, test=name == "test_loss")
+            deviation = report.fluctuations.band(size)[name]
+            low = expected**2 / (expected + deviation) if log_loss else expected - deviation
+            for edge in (low, expected + deviation):
+                ax.plot(time, edge, ":", color=colour, lw=1.2)
     if reference is not None:
         ax.plot(time, np.asarray(reference.curves()[name]), "--", color="0.45", lw=1.2, label=reference_label)
     ax.plot(time, theory, "k-", lw=1.4, label=label)
@@ -106,7 +113,13 @@ def draw_predictions(ax, report: "Comparison", name: str = "predictions", most: 
     where = _marked(len(time), False)
     colour = shades(len(report.runs))[-1]
     mean, deviation = values.mean(0), values.std(0)
+    expected = report.fluctuations if name == "predictions" else None
     for i in range(theory.shape[1]):
+        if expected is not None:
+            middle = expected.predictions[:, i] + expected.prediction_bias[:, i] / size
+            for sign in (-1, 1):
+                edge = middle + sign * expected.band(size)[name][:, i]
+                ax.plot(time, edge, ":", color=colour, lw=1.2, label="predicted spread" if i == sign - 1 else None)
         ax.fill_between(time, mean[:, i] - deviation[:, i], mean[:, i] + deviation[:, i], color=colour, alpha=0.2, lw=0)
         ax.plot(
             time[where],
