@@ -62,6 +62,21 @@ def test_theory_and_network_side_by_side(tmp_path):
     assert report.to_dataset().sizes["size"] == 2
 
 
+def test_the_relatives_of_the_wide_perceptron():
+    task, protocol = lx.tasks.sphere(samples=2, dim=3), lx.GradientDescent(learning_rate=0.2, momentum=0.5, steps=2)
+    limit = lx.limits.MLP(
+        depth=2,
+        activation="relu",
+        richness=2.0,
+        init_scale=1.0,
+        bias_scale=0.3,
+        rule=lx.rules.FeedbackAlignment(correlation=0.6),
+    )
+    theory = limit.solve(task, protocol, samples=100, replicas=1)
+    static = limit.solve(task, protocol, approximation="static_kernel", samples=100, replicas=1)
+    assert theory.predictions.shape == static.predictions.shape == (3, 2)
+
+
 def test_power_law_and_control():
     task = lx.tasks.power_law(modes=10**12, capacity=1.5, decay=2.5, noise=1.0)
     limit = lx.limits.RandomFeatures(features=None)
