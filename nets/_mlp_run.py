@@ -16,7 +16,8 @@ from .rules import is_trained_by_gradient
 @eqx.filter_jit
 def run(weights, fixed, design, task, protocol, keys, steps: int, recorded: tuple[str, ...], largest_batch: int):
     """Trains `weights` with the rule's `fixed` arrays, both with axes `[seeds, signs]`, and records what is named in
-    `recorded`. Returns the final weights and the record with leading axis `[seeds]`."""
+    `recorded`. `largest_batch` is 0 for the full batch. Returns the final weights and the record with leading axis
+    `[seeds]`."""
     width, dtype = weights.readout.shape[-1], weights.readout.dtype
     optimiser: Any = protocol
     if isinstance(protocol, AbstractSteps):
@@ -33,6 +34,8 @@ def run(weights, fixed, design, task, protocol, keys, steps: int, recorded: tupl
 
         def step(carry, multiplicity):
             weights, state = carry
+            if multiplicity is None:
+                multiplicity = jnp.full(samples, 1.0 / samples, dtype)
             if is_trained_by_gradient(design.rule):
                 (_, outputs), gradient = jax.value_and_grad(loss, has_aux=True)(weights, multiplicity)
             else:
@@ -42,11 +45,9 @@ def run(weights, fixed, design, task, protocol, keys, steps: int, recorded: tupl
             weights = jax.tree.map(jnp.add, weights, scale_updates(design, updates))
             return (weights, state), row
 
-        if isinstance(protocol, AbstractSteps):
-            batches = batch_weights(protocol, key, samples, largest_batch, dtype)
-        else:
-            batches = jnp.full((steps, samples), 1.0 / samples, dtype)
-        (final, _), rows = jax.lax.scan(step, (weights, optimiser.init(weights)), batches)
+        # of a full batch no row a step is held, which would take as much memory as the predictions
+        batches = batch_weights(protocol, key, samples, largest_batch, dtype) if largest_batch else None
+        (final, _), rows = jax.lax.scan(step, (weights, optimiser.init(weights)), batches, length=steps)
         outputs = mlp.forward(final, design, task.x, fixed)
         last = _observe(final, design, fixed, task, outputs, recorded)
         rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), rows, last)
