@@ -65,6 +65,17 @@ def white_alignment(depth, samples: int):
     return (1 + depth) / np.sqrt(samples - 1 + (1 + depth) ** 2)
 
 
+def hastened_eigenvalue(gone, growth):
+    r"""Largest eigenvalue, over that at the start, of a kernel that moves so as to speed up learning,
+
+    $$\dot\Delta = -K\Delta, \qquad \dot K = c\,\Delta\Delta^T, \qquad K(0) = \kappa,$$
+
+    when a part `gone` of the loss is gone. It conserves $\lambda^2 + c|\Delta|^2$ and ends at `growth`,
+    $\sqrt{1 + c|y|^2/\kappa^2}$.
+    """
+    return np.sqrt(1 + (growth**2 - 1) * np.asarray(gone))
+
+
 def by_depth(report) -> dict:
     """Theories of several depths, otherwise like that of a report, each for as long as it waits."""
     return _by_depth(Frozen((report.limit, report.task.x, report.task.y, report.protocol)))
@@ -154,7 +165,7 @@ def draw(report, path=None):
         ax.legend(frameon=False)
     plots.draw_convergence(axes[0, 2], report)
     theories = by_depth(report)
-    _draw_waiting(axes[1, 0], theories)
+    _draw_waiting(axes[1, 0], report, theories)
     _draw_depths(axes[1, 1], report, theories)
     _draw_heads(axes[1, 2])
     if path is not None:
@@ -177,12 +188,17 @@ def _draw_time(ax, report, name: str) -> None:
     ax.set(xlabel="step")
 
 
-def _draw_waiting(ax, theories) -> None:
-    styles = ("--", "-.", "-", ":")
+def _draw_waiting(ax, report, theories) -> None:
+    styles = ("--", "-.", "-", (0, (5, 1)))
     for (depth, theory), colour, style in zip(theories.items(), plots.shades(len(theories)), styles, strict=False):
         gone = 1 - np.asarray(theory.train_loss) / theory.train_loss[0]
         values = np.asarray(theory.extras["alignment"])
         ax.plot(np.clip(gone, 1e-4, 1), values, style, color=colour, lw=1.5, label=f"depth {depth}")
+    # of the same alignment in the end, if inputs are orthogonal
+    gone, samples = np.geomspace(1e-4, 1, 200), len(report.task.y)
+    largest = hastened_eigenvalue(gone, 1 + report.limit.depth)
+    label = f"toy model, depth {report.limit.depth}"
+    ax.plot(gone, largest / np.sqrt(samples - 1 + largest**2), ":", color="0.45", lw=1.4, label=label)
     ax.set(xscale="log", xlabel="part of the loss that is gone", ylabel="alignment of the tangent kernel")
     ax.set_title("much of it before the loss moves")
     ax.legend(frameon=False)

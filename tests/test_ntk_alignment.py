@@ -42,6 +42,25 @@ def test_alignment_of_orthogonal_inputs_has_a_closed_form():
         np.testing.assert_allclose(ntk_alignment.white_alignment(depth, 5), expected, rtol=1e-12)
 
 
+def test_a_kernel_that_speeds_up_learning_conserves():
+    y, kappa, c, dt = np.array([0.6, -1.1, 0.4]), 0.5, 0.7, 1e-3
+    error, kernel = y.copy(), kappa * np.eye(3)
+
+    def rates(error, kernel):
+        return -kernel @ error, c * np.outer(error, error)
+
+    growth = np.sqrt(1 + c * (y @ y) / kappa**2)
+    for step in range(20_000):
+        first = rates(error, kernel)
+        second = rates(error + dt / 2 * first[0], kernel + dt / 2 * first[1])
+        error, kernel = error + dt * second[0], kernel + dt * second[1]
+        if step in (500, 2000, 19_999):
+            largest = np.linalg.eigvalsh(kernel)[-1] / kappa
+            gone = 1 - error @ error / (y @ y)
+            np.testing.assert_allclose(largest, ntk_alignment.hastened_eigenvalue(gone, growth), rtol=1e-6)
+    np.testing.assert_allclose(largest, growth, rtol=1e-6)
+
+
 def test_more_inputs_than_dimensions_cannot_be_orthogonal():
     with raises(ValueError, "samples must be at most dim, 4, to be orthogonal; it is 5."):
         system("ntk-alignment").problem({"samples": 5, "dim": 4})
