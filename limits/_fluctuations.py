@@ -1,5 +1,7 @@
 """Finite width: how predictions, losses and kernels of single networks and of ensembles deviate from the limit."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, Literal
 
 import equinox as eqx
@@ -29,6 +31,19 @@ from ..solvers import (
 from ._base import AbstractLimit
 from ._memory import check_memory
 from ._mlp import MLP
+
+
+def _anywhere(method: Callable) -> Callable:
+    """Lets a method see tracers of float64 in a caller's context of single precision, backward passes included."""
+
+    @wraps(method)
+    def run(self, *args, **options):
+        if not checks.is_traced(self):
+            return method(self, *args, **options)
+        with double():
+            return in_precision(lambda self, _: method(self, *args, **options), "double")(self, None)
+
+    return run
 
 
 class Fluctuations(eqx.Module):
@@ -62,35 +77,42 @@ class Fluctuations(eqx.Module):
     networks: str = eqx.field(static=True)
 
     @property
+    @_anywhere
     def prediction_variance(self):
         """N Var of the predictions on training samples, `[time, sample]`."""
         return _diagonal(_equal_times(self.prediction_covariance))
 
     @property
+    @_anywhere
     def test_prediction_variance(self):
         """N Var of the predictions on test samples, `[time, test]`; `None` without any."""
         return None if self.test_predictions is None else _diagonal(self.test_prediction_covariance)
 
+    @_anywhere
     def loss_shift(self, test: bool = False):
         r"""$N\,\mathrm E[\mathcal L - \mathcal L_\infty]$ of single networks, `[time]`: variance and bias."""
         error, covariance, bias = self._side(test)
         return (_trace(covariance) / 2 - (error * bias).sum(axis=1)) / error.shape[1]
 
+    @_anywhere
     def ensemble_loss_shift(self, test: bool = False):
         """The same for the mean prediction of infinitely many networks of width N: the bias alone, `[time]`."""
         error, _, bias = self._side(test)
         return -(error * bias).sum(axis=1) / error.shape[1]
 
+    @_anywhere
     def loss(self, test: bool = False):
         """Loss of the infinite network, `[time]`."""
         return (self._side(test)[0] ** 2).mean(axis=1) / 2
 
+    @_anywhere
     def predicted_loss(self, size: int, ensemble: int = 1, test: bool = False):
         """Mean loss of ensembles of so many networks of width `size`, to first order in 1/size, `[time]`."""
         size, ensemble = checks.integer("size", size), checks.integer("ensemble", ensemble)
         bias = self.ensemble_loss_shift(test)
         return self.loss(test) + (bias + (self.loss_shift(test) - bias) / ensemble) / size
 
+    @_anywhere
     def band(self, size: int) -> dict[str, Any]:
         r"""Standard deviations over networks of width `size`, by the names of a `Trajectory`.
 
@@ -155,7 +177,8 @@ def fluctuations(
     - `method`: by default `"units"` where there is one hidden layer.
     - `nodes`: averages over units on a trapezoid `"grid"` (geometric convergence), the default up to 4 Gaussians a unit
         (rank of the inputs, a readout, a bias), or over random `"samples"`.
-    - `spacing`: of the grid in standard deviations; by default 0.35, above 2 dimensions 0.5. Halve it to see its error.
+    - `spacing`: of the grid in standard deviations; by default 0.35, with more Gaussians up to 0.5. Halve it to see its
+        error.
     - `samples`: number of random units, in antithetic pairs; errors are O(`samples`$^{-1/2}$) of the value.
     - `key`: random key of these.
     - `memory_limit`: bytes that may be used; by default what is free.
@@ -239,7 +262,7 @@ def _nodes(limit, task, protocol, nodes, spacing, samples, key, memory_limit):
     if nodes == "grid":
         if dim > 6:
             raise ValueError(f'nodes "grid" is for up to 6 Gaussians a unit; here are {dim}. Use nodes="samples".')
-        spacing = (0.35 if dim <= 2 else 0.5) if spacing is None else spacing
+        spacing = {3: 0.4, 4: 0.5}.get(dim, 0.35) if spacing is None else spacing
         spacing = float(checks.number("spacing", spacing, above=0.0, high=2.0))
         points, weights = gaussian_grid(dim, spacing, 6.0 if dim <= 3 else 5.5)
     else:
