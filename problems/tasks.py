@@ -12,6 +12,7 @@ from ._distributions import (
     power_law,
 )
 from ._features import gaussian_equivalent, random_features
+from ._functions import SphereFunction, sphere_function
 from ._impulse_responses import ImpulseResponse, integrator, oscillator
 from ._linear_maps import LinearMap, linear_map
 
@@ -25,6 +26,7 @@ __all__ = [
     "LinearMap",
     "LinearProblem",
     "PowerLaw",
+    "SphereFunction",
     "digits",
     "from_arrays",
     "gaussian",
@@ -37,4 +39,5 @@ __all__ = [
     "quadratic",
     "random_features",
     "sphere",
+    "sphere_function",
 ]
