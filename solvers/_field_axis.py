@@ -107,7 +107,9 @@ class SampleAxis(AbstractFieldAxis):
         bins, width = len(edges) - 1, edges[1] - edges[0]
         place = jnp.floor((jax.lax.stop_gradient(rows).ravel() - edges[0]) / width)
         inside = (place >= 0) & (place < bins)
-        count = jnp.zeros(bins, rows.dtype).at[jnp.where(inside, place, 0).astype(jnp.int32)].add(inside.astype(rows.dtype))
+        count = (
+            jnp.zeros(bins, rows.dtype).at[jnp.where(inside, place, 0).astype(jnp.int32)].add(inside.astype(rows.dtype))
+        )
         return count / (rows.size * width)
 
 

@@ -129,9 +129,11 @@ def march(
     final = lambda schedule: jnp.append(schedule, 0.0)  # noqa: E731  (the last row is not updated any more)
     batches = default(inputs.sample_weights, jnp.full((steps, samples), 1.0 / samples))
     schedule = Schedule(
-        jnp.arange(steps + 1, dtype=dtype),
-        *map(final, (inputs.learning_rate, inputs.momentum, inputs.weight_decay)),
-        jnp.pad(batches, ((0, 1), (0, 0))),
+        time=jnp.arange(steps + 1, dtype=dtype),
+        learning_rate=final(inputs.learning_rate),
+        momentum=final(inputs.momentum),
+        weight_decay=final(inputs.weight_decay),
+        sample_weights=jnp.pad(batches, ((0, 1), (0, 0))),
     )
     row, history, _ = causal_scan(
         static.step, static.initial, static.write, static.read, params, key, schedule, adjoint=adjoint

@@ -1,6 +1,6 @@
 """Orthonormal directions, revealed a few at a time, each paired with a fresh Gaussian."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ def dot(a, b):
 
 
 class Directions(NamedTuple):
-    """Orthonormal fields `hat` on one side of a weight matrix, the Gaussians `noise` it maps them to (`None` where
-    nothing is mapped), and those that a second, independent matrix maps them to, if there is one."""
+    """Orthonormal fields `hat` `[slots, axis]` on one side of a weight matrix, the Gaussians `noise` it maps them to
+    (`None` where nothing is mapped), and those that an `other`, independent matrix maps them to, if there is one."""
 
-    hat: Float[Array, "slots axis"]
-    noise: Float[Array, "slots axis"] | None = None
-    other: Float[Array, "slots axis"] | None = None
+    hat: Any
+    noise: Any = None
+    other: Any = None
 
 
 class Expansion(NamedTuple):

@@ -60,8 +60,8 @@ class HiddenWeight(NamedTuple):
     live: tuple[Float[Array, " slots"], Float[Array, " slots"]]  # 1 for directions that exist already
     scale: Float[Array, ""]  # s
     decay: Float[Array, ""]  # d
-    trained: Float[Array, "slots slots"] | None  # M; None for a matrix that stays at its start
-    bias: Float[Array, "1 slots"] | None
+    trained: Any  # M `[slots, slots]`, or None for a matrix that stays at its start
+    bias: Any  # `[1, slots]`, or None
     responses: bool
 
     def forward(self, field, expansion: Expansion, new: Directions, axis: AbstractFieldAxis, own: Any = 0.0):
@@ -90,7 +90,7 @@ class HiddenWeight(NamedTuple):
         mixed = correlation * gaussian + jnp.sqrt(1 - correlation**2) * independent
         return self.scale * (mixed + (dot(correlation * response, self.known.forward.hat) if self.responses else 0.0))
 
-    def _transpose(self, field, expansion, new, below, axis):
+    def _transpose(self, field, expansion, new, below, axis) -> tuple[Any, Any]:
         gaussian = jnp.zeros_like(field)
         if self.known.backward.noise is not None:
             gaussian = dot(expansion.old, self.known.backward.noise) + dot(expansion.new, new.noise)

@@ -1,4 +1,4 @@
-"""One step of the causal march: fields forward, errors, fields backward, and the move of every weight."""
+"""One step of the causal march: what is solved, what moves, and what is shown of it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 
 from ._field_axis import AbstractFieldAxis
 from ._linear_optimiser import descend
-from ._march_basis import Directions, dot, outside, project, reveal
-from ._march_network import Boundary, HiddenWeight, Start, Weights, forces, linearised, own_gaussians
+from ._march_basis import Directions, dot
+from ._march_moment import Gradient, Moment
+from ._march_network import Boundary, Start, Weights, forces
 
 
 class MarchOptions(NamedTuple):
@@ -156,149 +157,64 @@ class MarchStep(NamedTuple):
     def gate(self, m):
         return jax.jvp(self.options.activation, (m,), (jnp.ones_like(m),))[1]
 
-    def units(self, h, gate):
-        """The activation and its derivative; for gated linear units, what the gate lets through."""
-        return (gate * h, gate) if self.options.gated else jax.jvp(self.options.activation, (h,), (jnp.ones_like(h),))
+    @property
+    def features_learn(self) -> bool:
+        """Whether what is sent back has anything in common with the gradient before training."""
+        return self.options.feedback in ("transported", "frozen")
 
     def step(self, params: Params, key, history, state: State, x: Schedule):
-        start, y, gamma, scale, rate_scale, correlation, biased, tolerance = params
-        options, axis, weights, d = self.options, self.axis, state.weights, state.weights.decay
-        now, counts = jax.lax.stop_gradient(x.time).astype(int), jax.lax.stop_gradient(state.counts)
-        at, hidden, depth, lazy = counts.astype(int), range(self.depth - 1), self.depth, options.lazy
-        alive = lambda count: (jnp.arange(self.slots) < count).astype(y.dtype)  # noqa: E731
-        live = [(alive(counts[b, 0]), alive(counts[b, 1])) for b in hidden]
-        trained = [(None, None) if lazy else (weights.hidden[b], weights.hidden_bias[b]) for b in hidden]
-        matrices = [
-            HiddenWeight(history[b], live[b], scale[b + 1], d[b + 1], *trained[b], options.responses) for b in hidden
-        ]
-        # In the lazy limit all outputs have the same features: one readout stands for each.
-        w = d[-1] * start.readout[:1] if lazy else d[-1] * start.readout + weights.readout
-        carriers = [c[:1] if lazy else c for c in start.feedback]
+        options, axis, weights = self.options, self.axis, state.weights
+        lazy, exact = options.lazy, options.feedback == "transported"
+        now = Moment(self, params, key, history, state, jax.lax.stop_gradient(x.time).astype(int))
+        y, start, one = params.y, params.start, jnp.ones((self.samples, 1), params.y.dtype)
+        up = now.forward()
 
-        roles = ("forward",), ("backward", "feedback")[: self.noises[1]]
-        blocks = [(role, b + 1, self.samples) for b in hidden for role in roles[0] + roles[1]]
-        drawn = dict(zip([block[:2] for block in blocks], axis.draw(key, now, blocks), strict=True)) if blocks else {}
-
-        def extend(field, b, side):
-            fresh = lambda place: tuple(  # noqa: E731
-                axis.gaussians(drawn[role, b + 1], role, at[b, side] + place) for role in roles[side]
-            )
-            return reveal(field, history[b][side], live[b][side], axis, tolerance, fresh)
-
-        def first(data, outside=0.0):
-            """Preactivations of the first layer; later ones come from a hidden weight, and both get their bias."""
-            h = d[0] * (dot(data, start.first) + scale[0] * outside)
-            return h if lazy else h + dot(data, weights.first) + weights.first_bias
-
-        # Forward, from the data to the readout.
-        up, h, phis, slopes = {}, [], [], []  # by hidden weight, and by layer
-        below = first(start.data)
-        for l in range(depth):
-            h.append(below + d[l] * start.bias[l])
-            phi, slope = self.units(h[l], start.gates[l] if options.gated else None)
-            phis.append(phi)
-            slopes.append(slope)
-            if l in hidden:
-                up[l] = R, new, _ = extend(phi, l, 0)
-                below = matrices[l].forward(phi, R, new, axis)
-        phi_rows = [up[b][0].row(at[b, 0]) for b in hidden]
-
-        # Backward: what the rule sends back, and the true gradient as far as it is revealed, which is all that
-        # averages with revealed fields can see.
-        down = {}
-
-        def feedback(errors):
-            hebbian = options.feedback == "hebbian"
-            if options.feedback == "transported":
-                z = dot(errors, w)
-            elif options.feedback == "frozen":
-                readout = start.readout[:1] if lazy else start.readout
-                z = dot(errors, correlation * readout + jnp.sqrt(1 - correlation**2) * carriers[0])
-            else:
-                z = errors if hebbian else dot(errors, carriers[-1])
-            fields = [(phis if hebbian else slopes)[-1] * z]
-            for b in reversed(hidden):
-                down[b] = R, new, _ = extend(fields[0], b, 1)
-                through = fields[0], R, new, up[b][1], axis
-                if options.feedback == "transported":
-                    z = matrices[b].backward(*through)
-                elif options.feedback == "frozen":
-                    z = matrices[b].frozen(*through, correlation)
-                else:
-                    z = errors if hebbian else dot(errors, carriers[b])
-                fields.insert(0, (phis if hebbian else slopes)[b] * z)
-            return fields, [down[b][0].row(at[b, 1]) for b in hidden]
-
-        def gradient(slopes):
-            fields, rows = [slopes[-1] * w], []
-            for b in reversed(hidden):
-                R = project(fields[0], history[b].backward, down[b][1], live[b][1], axis)
-                rows.insert(0, R.row(at[b, 1]))
-                fields.insert(0, slopes[b] * matrices[b].backward(fields[0], R, down[b][1], up[b][1], axis))
-            return fields, rows
-
-        one = jnp.ones((self.samples, 1), y.dtype)
-        exact, features = options.feedback == "transported", options.feedback in ("transported", "frozen")
-        if lazy and features:
-            g, g_rows = feedback(one)
-            true, true_rows = (g, g_rows) if exact else gradient(slopes)
-            f = linearised(weights, start.data, phi_rows, true_rows, true[0], phis[-1], axis)
+        # With several outputs fields are sent back summed with their errors, or, as Hebb has it, with the one error.
+        true = None
+        if lazy and self.features_learn:
+            down = now.feedback(up, one)
+            true = Gradient(down.g, down.rows) if exact else now.gradient(up.slope, up, down)
+            f = now.lazy_outputs(start.data, up.rows, up.phi[-1], true)
             error = options.error(f, y)
         else:
-            # Without a gradient that meets the hidden weights' own, only the readout moves a lazy output.
-            per_richness = 1.0 if lazy else jnp.where(gamma == 0, 0.0, 1.0 / jnp.where(gamma == 0, 1.0, gamma))
-            f = axis.inner(phis[-1], weights.readout if lazy else w) * per_richness
+            f = now.lazy_outputs(start.data, up.rows, up.phi[-1], None) if lazy else now.outputs(up.phi[-1])
             error = options.error(f, y)
-            local = options.feedback == "hebbian"
-            g, g_rows = feedback(error if local or (self.outputs > 1 and not lazy) else one)
-            if options.gradients and not exact:
-                true, true_rows = gradient(slopes)
+            weighed = options.feedback == "hebbian" or (self.outputs > 1 and not lazy)
+            down = now.feedback(up, error if weighed else one)
+        f_test = jnp.zeros((0, self.outputs), y.dtype)
+        if len(start.test_data):
+            f_test = self.in_batches(lambda batch: now.tested(up, down, batch), start)
 
-        def tested(batch):
-            """Outputs for a batch of test points, with what the training fields revealed."""
-            place, data, left, own = batch
-            if own is None:
-                own = own_gaussians(axis, key, place, len(data), self.samples, depth, options.gated)
-            below, slopes, rows, phi = first(data, left * own[0][0]), [], [], None
-            for l in range(depth):
-                gate = self.gate(dot(data, own[2][l]) + left * own[1][l]) if options.gated else None
-                phi, slope = self.units(below + d[l] * start.bias[l], gate)
-                slopes.append(slope)
-                if l in hidden:
-                    R = project(phi, history[l].forward, up[l][1], live[l][0], axis)
-                    rows.append(R.row(at[l, 0]))
-                    own_part = outside(phi, R, axis, tolerance) * own[0][l + 1]
-                    below = matrices[l].forward(phi, R, up[l][1], axis, own_part)
-            if lazy and features:
-                true, true_rows = gradient(slopes)
-                return linearised(weights, data, rows, true_rows, true[0], phi, axis)
-            return axis.inner(phi, weights.readout if lazy else w) * per_richness
-
-        f_test = self.in_batches(tested, start) if len(start.test_data) else jnp.zeros((0, self.outputs), y.dtype)
-
-        # The update, in the directions that exist by now. With several outputs g carries their errors already.
-        sample = x.sample_weights[:, None] * (1.0 if lazy else gamma)
-        columns = sample * (error * features if lazy else error if self.outputs == 1 else one)
-        force = forces(columns, sample * error, start.data, phi_rows, g_rows, g[0], phis[-1], biased, d)
-        rates = x.learning_rate * rate_scale
+        # The update, in the directions that exist by now.
+        sample = x.sample_weights[:, None] * (1.0 if lazy else params.richness)
+        columns = sample * (error * self.features_learn if lazy else error if self.outputs == 1 else one)
+        fields = start.data, up.rows, down.rows, down.g[0], up.phi[-1]
+        force = forces(columns, sample * error, *fields, params.biased, weights.decay)
+        rates = x.learning_rate * params.rate_scale
         rates = Weights(rates, rates[0], rates[0], tuple(rates[1:-1]), tuple(rates[1:-1]), rates[-1])
         moved = descend(weights, state.velocity, force, rates, x.momentum, x.weight_decay)
-        born = jnp.array([[up[b][2], down[b][2]] for b in hidden]).reshape(counts.shape)
-        rows = tuple(Boundary(up[b][1], down[b][1]) for b in hidden)
+        counts = jax.lax.stop_gradient(state.counts)
+        born = jnp.array(list(zip(up.born, down.born, strict=True))).reshape(counts.shape)
+        rows = tuple(map(Boundary, up.new, down.new))
 
         product = lambda table: dot(table, table.T)  # noqa: E731
-        Phi = Fields(jnp.stack([*map(product, phi_rows), axis.inner(phis[-1], phis[-1])]), None, None)
-        G = Fields(jnp.stack([axis.inner(g[0], g[0]), *map(product, g_rows)]), None, None)
+        Phi = Fields(jnp.stack([*map(product, up.rows), axis.inner(up.phi[-1], up.phi[-1])]), None, None)
+        G = Fields(jnp.stack([axis.inner(down.g[0], down.g[0]), *map(product, down.rows)]), None, None)
         crossed = densities = kept = None
         if options.gradients:
-            pairs = [dot(a, b.T) for a, b in zip(true_rows, g_rows, strict=True)] if not exact else []
-            crossed = G.equal_time if exact else jnp.stack([axis.inner(true[0], g[0]), *pairs])
+            crossed = G.equal_time
+            if not exact:
+                true = now.gradient(up.slope, up, down) if true is None else true
+                pairs = [dot(a, b.T) for a, b in zip(true.rows, down.rows, strict=True)]
+                crossed = jnp.stack([axis.inner(true.g[0], down.g[0]), *pairs])
         if options.density_edges is not None:
-            densities = jnp.stack([axis.density(rows, jnp.asarray(options.density_edges, y.dtype)) for rows in h])
+            densities = jnp.stack([axis.density(h, jnp.asarray(options.density_edges, y.dtype)) for h in up.h])
         if options.fields:
-            Phi, G = Phi._replace(tables=tuple(phi_rows), end=phis[-1]), G._replace(tables=tuple(g_rows), end=g[0])
+            Phi = Phi._replace(tables=tuple(up.rows), end=up.phi[-1])
+            G = G._replace(tables=tuple(down.rows), end=down.g[0])
         if options.weights:
-            kept = d, tuple(jnp.zeros((self.slots, self.slots), y.dtype) if lazy else m for m in weights.hidden)
+            still = jnp.zeros((self.slots, self.slots), y.dtype)
+            kept = weights.decay, tuple(still if lazy else matrix for matrix in weights.hidden)
         return rows, State(*moved, counts + born), Row(f, f_test, Phi, G, crossed, densities, counts, kept)
 
     def in_batches(self, tested, start: Start):
