@@ -141,7 +141,7 @@ def _run(command: Run) -> int:
         print(f"{name}: {value}")
     print(f"figure.png, result.nc and summary.json are in {folder.path}")
     if not report.agrees:
-        return _complain("theory and networks differ by more than 3 standard errors; see agreement above", 1)
+        return _complain(chosen.disagreement(report), 1)
     return 0
 
 

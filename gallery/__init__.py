@@ -4,6 +4,7 @@ import difflib
 import importlib
 import pkgutil
 
+from ._experiment import Claim, Experiment, Findings
 from ._system import AbstractSystem, ClosedForm, Problem, System, parse_settings
 
 
@@ -27,4 +28,15 @@ def system(name: str) -> AbstractSystem:
     raise ValueError(f'system "{name}" is unknown; {hint}')
 
 
-__all__ = ["AbstractSystem", "ClosedForm", "Problem", "System", "parse_settings", "system", "systems"]
+__all__ = [
+    "AbstractSystem",
+    "Claim",
+    "ClosedForm",
+    "Experiment",
+    "Findings",
+    "Problem",
+    "System",
+    "parse_settings",
+    "system",
+    "systems",
+]

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,12 +37,24 @@ class AbstractSystem(abc.ABC):
     build: Callable[..., Any]
     full: Mapping[str, Any]
     measure: Callable[[Any], dict[str, Any]] | None
-    runs: ClassVar[str]  # what there is to run, in a few words
+
+    @property
+    @abc.abstractmethod
+    def runs(self) -> str:
+        """What there is to run, in a few words."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """The default settings."""
         return {name: p.default for name, p in inspect.signature(self.build).parameters.items()}
+
+    def arguments(self, settings: Mapping[str, Any] | None = None, *, full: bool = False) -> dict[str, Any]:
+        """Settings of the paper's figure, if `full`, under the given ones. **Raises:** `ValueError` for an unknown
+        name."""
+        for name in settings or {}:
+            if name not in self.settings:
+                raise ValueError(f'name "{name}" is unknown; settings of {self.name}: {", ".join(self.settings)}.')
+        return (dict(self.full) if full else {}) | dict(settings or {})
 
     @abc.abstractmethod
     def check(self, settings: Mapping[str, Any] | None = None, *, full: bool = False) -> None:
@@ -67,6 +79,10 @@ class AbstractSystem(abc.ABC):
     @abc.abstractmethod
     def plot(self, report, path=None):
         """Draws the report as this system does, writes it to `path` if given, and returns the figure."""
+
+    def disagreement(self, report) -> str:
+        """What is wrong with a report that does not agree."""
+        return "theory and networks differ by more than 3 standard errors; see agreement above"
 
     def measured(self, report) -> dict[str, Any]:
         """Numbers of this system beyond those of every report of its kind; empty if it has none."""
@@ -99,8 +115,6 @@ class System(AbstractSystem):
     - `claims`: what of the paper it reproduces, a sentence each.
     """
 
-    runs: ClassVar[str] = "theory and networks"
-
     name: str
     title: str
     paper: str
@@ -114,6 +128,10 @@ class System(AbstractSystem):
     figure: Callable[..., Any] | None = None
     measure: Callable[[Comparison], dict[str, Any]] | None = None
     claims: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> str:
+        return "theory and networks"
 
     def check(self, settings=None, *, full: bool = False) -> None:
         self.problem(settings, full=full)
@@ -198,8 +216,6 @@ class ClosedForm(AbstractSystem):
     - `full`, `measure`, `claims`: as in `System`.
     """
 
-    runs: ClassVar[str] = "theory only"
-
     name: str
     title: str
     paper: str
@@ -211,13 +227,13 @@ class ClosedForm(AbstractSystem):
     measure: Callable[[Evaluation], dict[str, Any]] | None = None
     claims: tuple[str, ...] = ()
 
+    @property
+    def runs(self) -> str:
+        return "theory only"
+
     def law(self, settings=None, *, full: bool = False) -> Any:
         """The law at the given settings. **Raises:** `ValueError` for an unknown name."""
-        settings = (dict(self.full) if full else {}) | dict(settings or {})
-        for name in settings:
-            if name not in self.settings:
-                raise ValueError(f'name "{name}" is unknown; settings of {self.name}: {", ".join(self.settings)}.')
-        return self.build(**settings)
+        return self.build(**self.arguments(settings, full=full))
 
     def check(self, settings=None, *, full: bool = False) -> None:
         self.law(settings, full=full)

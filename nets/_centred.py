@@ -131,13 +131,15 @@ def _run(weights, design, task, protocol, key, times, x, kernel_inputs, batch, t
     width, dtype = weights.readout.shape[-1], weights.readout.dtype
     optimiser = schedules.transformation(protocol, jnp.asarray(design.richness**2 * width, dtype))
 
-    def run(first):
-        if batch is None:
-            data = task.x, jnp.asarray(task.y, dtype) + forward(first, design, task.x)
-        start = forward(first, design, x)
+    def output(weights, x) -> Any:
+        return forward(weights, design, x)
 
-        def loss(weights, x, y):
-            return jnp.mean((y - forward(weights, design, x)) ** 2) / 2
+    def loss(weights, x, y):
+        return jnp.mean((y - output(weights, x)) ** 2) / 2
+
+    def run(first):
+        data: Any = None if batch is not None else (task.x, jnp.asarray(task.y, dtype) + output(first, task.x))
+        start = output(first, x)
 
         def step(time, carry):
             weights, state = carry
@@ -145,20 +147,20 @@ def _run(weights, design, task, protocol, key, times, x, kernel_inputs, batch, t
                 inputs, targets = data
             else:
                 inputs, targets = task.batch(jax.random.fold_in(key, time), batch)
-                targets = targets + forward(first, design, inputs)
+                targets = targets + output(first, inputs)
             gradient = jax.grad(loss)(weights, inputs, targets)
             moves, state = optimiser.update(gradient, state, weights)
             return jax.tree.map(jnp.add, weights, moves), state
 
         def observe(weights):
-            row: Any = (forward(weights, design, x) - start, ())
+            row: Any = (output(weights, x) - start, ())
             if kernel_inputs is not None:
-                _, layers = forward(weights, design, kernel_inputs, activations=True)
+                layers, _ = fields(weights, design, kernel_inputs)
                 row = row[0], tuple(map(_gram, layers))
             return row
 
         def segment(carry, bounds):
-            carry = jax.lax.fori_loop(*bounds, step, carry)
+            carry = jax.lax.fori_loop(bounds[0], bounds[1], step, carry)
             return carry, observe(carry[0])
 
         starts = jnp.concatenate([jnp.zeros(1, times.dtype), times[:-1]])

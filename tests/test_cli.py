@@ -40,7 +40,8 @@ def test_list_json(capsys):
     assert {"linear-mlp", "mlp-dmft", "power-law-sgd"} <= set(rows)
     for row in rows.values():
         assert set(row) >= {"name", "paper", "title", "solves", "status", "settings"}
-        assert row["status"] == ("theory only" if row["name"] == "precision-law" else "theory and networks")
+        other = {"precision-law": "theory only", "width-consistency": "networks only"}
+        assert row["status"] == other.get(row["name"], "theory and networks")
     assert rows["power-law-sgd"]["settings"]["learning_rate"] == 0.05
 
 
