@@ -51,11 +51,13 @@ def _draw_onsets(ax, data) -> None:
             width, row.onset_single, marker + "-", color=colour, ms=5, lw=1, label=f"$\\gamma_0$ = {row.richness:g}"
         )
         ax.plot(width, row.onset_ensemble, marker + ":", color=colour, ms=5, mfc="white", lw=1.2)
-    start = float(np.nanmin(data.onset_single.values[:, 0])) * 0.75
+    start = 0.75 * min(float(np.min(data.onset_single)), float(data.samples[-1]))
     ax.plot(width, start * (width / width[0]) ** 0.5, "k--", lw=1, label="slope 1/2")
     ax.set(xscale="log", yscale="log", xlabel="width $N$", ylabel="$P^*$: test error twice the reference")
     ax.set_title("onset (open, dotted: mean of the networks)")
     _ticks(ax, data.width.values)
+    ax.set_yticks(data.samples.values, [str(value) for value in data.samples.values])
+    ax.set_ylim(0.8 * start, data.samples.values[-1])
     ax.legend(frameon=False, fontsize=7)
 
 
