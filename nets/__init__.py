@@ -5,6 +5,7 @@ from ._base import AbstractNet, Ensemble, trainable
 from ._deep_linear import DeepLinear
 from ._diagonal_linear import DiagonalLinear
 from ._extensive_outputs import ExtensiveOutputs
+from ._flax import flax_optimiser, from_flax, to_flax
 from ._learned_features import LearnedFeatures
 from ._linear_model import LinearModel
 from ._linear_rnn import LinearRNN
@@ -29,7 +30,10 @@ __all__ = [
     "QuadraticNetwork",
     "RandomFeatures",
     "SmallInitialization",
+    "flax_optimiser",
+    "from_flax",
     "rules",
+    "to_flax",
     "train",
     "trainable",
 ]

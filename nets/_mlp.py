@@ -1,5 +1,7 @@
 """Multilayer perceptrons of finite width in the mean-field parameterisation."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from ._mlp_weights import (
     draw_one,
     draw_pairs,
     fixed_arrays,
+    layer_scales,
     learning_rate_scale,
     scale_updates,
 )
@@ -72,6 +75,17 @@ class MLP(AbstractNet):
     def learning_rate_scale(self):
         """Raw step over learning rate, richness squared times width, before the layers' `rate_scale`."""
         return learning_rate_scale(self.design, self.width)
+
+    @property
+    def layer_scales(self) -> tuple[dict[str, Any], ...]:
+        r"""For standard layers, whose weights contain the factor $a_l$ by which the forward pass multiplies $W^l$, the
+        readout last: what the protocol's `learning_rate` and `weight_decay` are multiplied with.
+
+        $$\eta_l = \eta\, r_l\gamma_0^2 N a_l^2, \qquad \lambda_l = \lambda / (\gamma_0^2 N a_l^2)$$
+
+        for its `kernel`, and the same with $a = 1$ for its `bias` (`None` without).
+        """
+        return layer_scales(self.design, self.weights.hidden[0].shape[-1], self.width)
 
     def scale_updates(self, updates):
         """Updates of every layer times its `rate_scale`; shaped like the network or like its weights."""

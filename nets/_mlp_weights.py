@@ -55,6 +55,28 @@ def learning_rate_scale(design, width: int):
     return design.richness**2 * width
 
 
+def forward_factors(design, dim: int, width: int) -> tuple[float, ...]:
+    r"""What multiplies the weights of every layer in the forward pass, the readout last: $1/\sqrt D$, $1/\sqrt N$ and
+    $1/(\gamma_0 N)$. Biases have none."""
+    return (dim**-0.5, *[width**-0.5] * (design.depth - 1), 1 / (float(design.richness) * width))
+
+
+def layer_scales(design, dim: int, width: int) -> tuple[dict[str, Any], ...]:
+    """The `layer_scales` of a network."""
+    scale = float(learning_rate_scale(design, width))
+    rates = np.broadcast_to(np.asarray(design.rate_scale, float), (design.depth + 1,)).tolist()
+
+    def entry(rate, factor):
+        # a weight that contains its factor moves by the factor once more, and so does its gradient
+        return {"learning_rate": rate * scale * factor**2, "weight_decay": 1 / (scale * factor**2)}
+
+    layers = []
+    for l, factor in enumerate(forward_factors(design, dim, width)):
+        biased = design.has_biases and l < design.depth
+        layers.append({"kernel": entry(rates[l], factor), "bias": entry(rates[l], 1.0) if biased else None})
+    return tuple(layers)
+
+
 def scale_updates(design, updates: MLPWeights) -> MLPWeights:
     """Updates times the `rate_scale` of their layer; biases go with the weights that come before them."""
     rates = jnp.broadcast_to(jnp.asarray(design.rate_scale, float), (design.depth + 1,))

@@ -1,4 +1,4 @@
-"""Schedules: arrays with one value a step, and their way to and from optax.
+"""Schedules: arrays with one value a step, and their way to and from optax and files.
 
 With $T$ = `steps` and $t = 0, \\dots, T-1$. Values may be traced, so that peaks and exponents can be optimised.
 """
@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks as checks
-from ._protocols import AbstractSteps
+from ._protocols import AbstractSteps, NormalisedSGD
+from ._schedule_file import load as load
+from ._schedule_file import save as save
 
 
 def constant(value, steps: int):
@@ -180,7 +182,10 @@ def to_optax(protocol: AbstractSteps, net=None):
 
     **Returns:** an `optax.GradientTransformation` whose updates are added by `optax.apply_updates`.
     """
-    checks.instance("protocol", protocol, AbstractSteps, "GradientDescent, OnlineSGD or MinibatchSGD")
+    known = "GradientDescent, OnlineSGD or MinibatchSGD"
+    checks.instance("protocol", protocol, AbstractSteps, known)
+    if isinstance(protocol, NormalisedSGD):
+        raise TypeError(f"protocol must be {known}: NormalisedSGD divides by a mean over runs, which optax cannot see.")
     if net is not None and not hasattr(net, "learning_rate_scale"):
         raise TypeError(f"net must be a network of limitax.nets or None; {checks.shown(net)} was given.")
     optimiser = transformation(protocol, 1.0 if net is None else net.learning_rate_scale)
