@@ -30,7 +30,7 @@ _KINDS: dict[str, tuple[type[AbstractSteps], str]] = {
     "NormalisedSGD": (
         NormalisedSGD,
         "at step t, with g the gradient of the mean loss over batch_size[t] fresh samples and p the parameters: "
-        "p = p - learning_rate[t] * g / r, where r is the root mean square of the norm of g.",
+        "p = p - learning_rate[t] * g / r, where r is the root mean square over runs of the norm of g.",
     ),
 }
 _OPTIONS = {"MinibatchSGD": ("replace", "seed")}
@@ -60,7 +60,8 @@ def save(protocol: AbstractSteps, path: str | os.PathLike, net=None) -> None:
     - `path`: of the file, by custom `.json`.
     - `net`: the network to train, or `None`. Not for `NormalisedSGD`, whose steps know no scale of the gradient.
 
-    **Raises:** `TypeError` for anything else, and for schedules that are traced or batched.
+    **Raises:** `TypeError` for anything else, and for schedules that are traced or batched; `ValueError` for raw rates
+    that are no longer finite.
     """
     name = type(protocol).__name__
     if _KINDS.get(name, (None,))[0] is not type(protocol):
@@ -171,6 +172,9 @@ def _network(name: str, schedules: dict[str, list[float]], net) -> dict[str, Any
     scale = float(checks.number("net.learning_rate_scale", net.learning_rate_scale, above=0.0))
     raw = {key: [scale * value for value in schedules[key]] for key in _RATES if key in schedules}
     raw |= {key: [value / scale for value in schedules[key]] for key in ("weight_decay",) if key in schedules}
+    for key, values in raw.items():
+        if not np.all(np.isfinite(values)):
+            raise ValueError(f"{key} with the network's scale {scale:g} leaves the range of doubles.")
     layers = getattr(net, "layer_scales", None)
     return {"learning_rate_scale": scale, "raw": raw, "layers": None if layers is None else list(layers)}
 
