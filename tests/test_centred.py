@@ -46,6 +46,7 @@ def replaced(net, weights):
     return eqx.tree_at(lambda n: n.weights, net, weights)
 
 
+@pytest.mark.slow
 def test_descent_is_that_of_a_loop():
     with jax.enable_x64(True):
         nets = centred.draw(DESIGN, 5, 6, 2)
@@ -69,6 +70,7 @@ def test_fresh_batches_are_the_same_for_all_and_looking_changes_nothing():
         assert run.outputs.shape == (2, 3, 2)
 
 
+@pytest.mark.slow
 def test_tangent_kernel_is_the_gram_matrix_of_gradients():
     with jax.enable_x64(True):
         nets = centred.draw(DESIGN, 5, 6, 2)

@@ -63,6 +63,7 @@ def difference(name, field, value, direction, one_sided):
     return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n if n == "fresh batches" else pytest.param(n, marks=pytest.mark.slow) for n in PROBLEMS]
 )

@@ -124,6 +124,7 @@ def design(K, b):
     return tasks.from_arrays(x, x @ b)
 
 
+@pytest.mark.slow
 def test_a_coordinate_that_falls_asleep_again():
     task = design(K3, B3)
     path = LIMIT.jumps(task)

@@ -42,6 +42,7 @@ def test_networks_approach_it(outputs_per_unit):
     np.testing.assert_allclose(largest, report.theory.extras["bulk_edge"], rtol=0.06)
 
 
+@pytest.mark.slow
 def test_the_density():
     limit, task, protocol = solve()
     theory = limit.solve(task, protocol)

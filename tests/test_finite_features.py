@@ -194,6 +194,7 @@ def test_slopes(method):
             np.testing.assert_allclose(np.vdot(slopes[name], direction), expected, rtol=2e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_divergence_and_too_few_nodes():
     with pytest.raises(lx.DivergedError, match=r"stable for learning_rate < 1\.\d+"):
         LIMIT.solve(TASK, lx.GradientDescent(2.0, steps=60))

@@ -62,6 +62,7 @@ def test_theory_and_network_side_by_side(tmp_path):
     assert report.to_dataset().sizes["size"] == 2
 
 
+@pytest.mark.slow
 def test_the_relatives_of_the_wide_perceptron():
     task, protocol = lx.tasks.sphere(samples=2, dim=3), lx.GradientDescent(learning_rate=0.2, momentum=0.5, steps=2)
     limit = lx.limits.MLP(
@@ -107,6 +108,7 @@ def test_power_law_and_control():
     np.testing.assert_allclose(jax.grad(loss)(0.05), slope, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_optimise_a_hyperparameter_of_the_mlp():
     task = lx.tasks.sphere(samples=3, dim=4)
     limit = lx.limits.MLP(depth=1, activation="identity", richness=1.0)

@@ -141,6 +141,7 @@ def test_feedback_alignment_of_two_linear_layers(correlation):
     np.testing.assert_allclose(flow, [1 + a**2, 1 + a**2 + correlation + a**2 / 2], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_frozen_copies_of_the_weights_share_the_first_two_predictions():
     """At correlation 1 feedback alignment is backpropagation until the weights have moved."""
     options = {"samples": 200, "replicas": 1, "key": KEY}

@@ -11,7 +11,7 @@ from limitax.problems import (
     ConvergenceError,
     DivergedError,
     GradientDescent,
-    MinibatchSGD,
+    OnlineSGD,
     PowerLaw,
 )
 from limitax.problems.tasks import from_arrays, sphere
@@ -103,6 +103,7 @@ def test_small_richness_approaches_the_static_kernel_for_nonlinear_networks():
     np.testing.assert_allclose(near.test_predictions, lazy.test_predictions, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wide", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_gradients_through_the_front_door(wide):
     with jax.enable_x64(wide):
@@ -174,7 +175,10 @@ def test_errors_name_the_argument():
         (lambda: limit.solve(TASK, PROTOCOL, samples=0), "samples must be at least 2"),
         (lambda: limit.solve(TASK, PROTOCOL, axis=CoefficientAxis()), "linear networks only"),
         (lambda: limits.MLP(2, "tanh", rate_scale=[1.0, 2.0]), "rate_scale must be a number or have depth"),
-        (lambda: limits.MLP(2, "tanh", loss="hinge"), 'loss "hinge" is unknown; one of: half_mean_square, cross_entropy'),
+        (
+            lambda: limits.MLP(2, "tanh", loss="hinge"),
+            'loss "hinge" is unknown; one of: half_mean_square, cross_entropy',
+        ),
         (lambda: limit.solve(TASK, PROTOCOL, approximation="mean"), 'approximation "mean" is unknown'),
         (lambda: lazy.solve(TASK, PROTOCOL, approximation="leading_order"), "needs a richness above 0"),
         (lambda: limits.MLP(2, "tanh", rule=Hebb()).solve(two_outputs, PROTOCOL), "Hebb is for one output"),
@@ -182,7 +186,7 @@ def test_errors_name_the_argument():
         with pytest.raises(ValueError, match=match):
             wrong()
     with pytest.raises(TypeError, match="protocol must be GradientDescent"):
-        limit.solve(TASK, MinibatchSGD(0.1, 2, steps=3))
+        limit.solve(TASK, OnlineSGD(0.1, steps=3))
     with pytest.raises(TypeError, match="task must be a fixed data set"):
         limit.solve(PowerLaw(modes=10, capacity=1.5, decay=2.0), PROTOCOL)
 

@@ -31,6 +31,7 @@ def random_weights(n, scale=0.4):
     return scale * rng.standard_normal((n, n)) / np.sqrt(n), *rng.standard_normal((2, n)) / np.sqrt(n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_loss_and_gradient(target):
     weights = random_weights(5)
@@ -88,6 +89,7 @@ STEPS = 200
 VARIED = lx.GradientDescent(np.linspace(0.1, 0.02, STEPS), np.linspace(0.1, 0.6, STEPS), 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task", [pytest.param(INTEGRATOR, marks=pytest.mark.slow), OSCILLATOR], ids=["integrator", "oscillator"]
 )
@@ -232,6 +234,7 @@ def test_traced_and_concrete_agree():
     np.testing.assert_allclose(single, limit.solve(OSCILLATOR, protocol, order=1).test_loss, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_an_eigenvalue_beyond_one_is_divergence():
     task, protocol = tasks.integrator(0.1), lx.GradientDescent(0.2, steps=25)
     record = LIMIT.solve(task, protocol, throw=False)

@@ -19,7 +19,7 @@ PROTOCOLS = {
 }
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", [n if n == "plain" else pytest.param(n, marks=pytest.mark.slow) for n in PROTOCOLS])
 def test_simulation(name):
     runs, protocol = 4000, PROTOCOLS[name]
     theory = LIMIT.solve(TASK, protocol).test_loss

@@ -153,6 +153,7 @@ def marked(fast, cases):
     return [pytest.param(*row, marks=() if case in fast else SLOW) for case, row in zip(cases, rows, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", marked(["feedback"], RULES))
 def test_every_rule_by_hand(rule):
     with jax.enable_x64(True):

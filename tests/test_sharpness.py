@@ -64,6 +64,7 @@ def test_on_a_finite_sample(ratio, richness, rate, noise, expected):
     assert np.all(found.eigenvalue >= found.bulk_edge - 1e-12)
 
 
+@pytest.mark.slow
 def test_a_finite_sample():
     limit, task = lx.limits.DeepLinear(1, 1.0, 6.0, 0.4), lx.tasks.isotropic(6.0, 0.2)
     found = lx.sharpness(limit, task, lx.GradientDescent(0.04, steps=6))

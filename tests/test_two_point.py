@@ -77,6 +77,7 @@ def without_noise(p):
     return np.append(np.sum(k ** -p["decay"]), left**2 @ k ** -p["decay"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [pytest.param(0.0, marks=pytest.mark.slow), 0.85])
 def test_both_domains_agree(momentum):
     p = problem(momentum)
@@ -194,6 +195,7 @@ def test_gradients_of_full_batches():
     compare_gradients(solve, problem(0.85), compiled=lambda p: contour_form(p)["same"])
 
 
+@pytest.mark.slow
 def test_gradients_of_fresh_batches():
     def both(p):
         found = fresh_batches(p)
