@@ -22,6 +22,9 @@ def smooth_inputs(steps, dim=3, samples=2):
         richness=jnp.asarray(1.2, float),
         init_scale=jnp.array([1.0, 0.8, 1.1]),
         bias_scale=jnp.asarray(0.3, float),
+        rate_scale=jnp.array([1.1, 0.9, 1.0]),
+        correlation=jnp.asarray(0.5, float),
+        sample_weights=jnp.linspace(0.4, 0.6, steps * samples).reshape(steps, samples),
     )
 
 
@@ -91,7 +94,8 @@ def test_tape_equals_plain_reverse_mode(exact):
         inputs = smooth_inputs(STEPS)
         gradients = [make_gradient(exact, adjoint)(inputs) for adjoint in ("tape", "direct")]
         for tape, plain in zip(*gradients, strict=True):
-            np.testing.assert_allclose(tape, plain, rtol=1e-10, atol=1e-10)
+            # exact directions are kept down to a pivot of 1e-9, over which rounding is divided
+            np.testing.assert_allclose(tape, plain, rtol=1e-8 if exact else 1e-10, atol=1e-10)
 
 
 @EXACT_AND_SAMPLED
@@ -107,4 +111,4 @@ def test_gradients_are_finite_where_things_degenerate(exact):
             inputs._replace(init_scale=jnp.array([1.0, 0.0, 1.0])),
         ):
             for name, value in gradient(degenerate)._asdict().items():
-                assert value is None or np.all(np.isfinite(value)), name
+                assert np.all(np.isfinite(value)), name
