@@ -41,6 +41,14 @@ class AbstractLimit(eqx.Module):
         """
         raise TypeError(f"{type(self).__name__} has no hidden weight matrices, and no spectrum of them.")
 
+    def stability(self, task, protocol, trajectory: Trajectory) -> Any:
+        r"""The learning rate over that at the edge of stability, $\eta_t\lambda_{\max}(t) / 2(1+\beta_t)$, `[steps]`,
+        along a solution `trajectory`.
+
+        **Raises:** `TypeError` for limits that do not follow the sharpness.
+        """
+        raise TypeError(f"{type(self).__name__} does not follow its sharpness; bound the learning rate itself instead.")
+
     def exact_at_any_size(self, task: AbstractTask, protocol: AbstractProtocol) -> bool:
         """Whether the mean over finite networks equals the theory at every size, so that only their number matters."""
         return False

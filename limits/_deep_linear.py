@@ -188,6 +188,12 @@ class DeepLinear(AbstractLimit):
             matrix = SpikedMatrix(C_k, C_g, R_k * response, R_g * response, coefficients, aspect, scale * d)
             return jax.tree.map(lambda leaf: leaf[None], matrix)
 
+    def stability(self, task, protocol, trajectory: Trajectory):
+        """See `lx.sharpness`."""
+        from ._sharpness import sharpness  # which is built on this module
+
+        return sharpness(self, task, protocol).stability
+
     @property
     def dynamic_richness(self):
         r"""$\tilde\gamma$, the richness as it enters the dynamics: $\gamma_0$ or, in `"ntk"`, $\gamma_0/\sqrt\nu$."""

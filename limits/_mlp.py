@@ -304,6 +304,11 @@ class MLP(AbstractLimit):
             check(trajectory, self._stable_below(protocol, solution.largest_eigenvalue))
         return trajectory
 
+    def stability(self, task, protocol, trajectory: Trajectory):
+        """From the recorded `sharpness`, at the time before each update. **Raises:** `ValueError` where it is not."""
+        missing(trajectory, ("sharpness",))
+        return protocol.learning_rate * trajectory.extras["sharpness"][:-1] / (2 * (1 + protocol.momentum))
+
     def spectrum(self, trajectory: Trajectory, layer: int, *, count: int = 4) -> Spectrum:
         """See `lx.spectrum`; the spikes are the orthonormal directions that the march has revealed."""
         return spiked_spectrum(self.spiked_matrices(trajectory, layer), trajectory, count)
