@@ -22,12 +22,14 @@ from .studies import (
     Frontier,
     Optimum,
     PrecisionLaw,
+    Verification,
     benign_bounds,
     compare,
     compute_frontier,
     depth_limit,
     final_loss,
     optimise,
+    verify,
 )
 
 __version__ = "0.1.0"
@@ -49,6 +51,7 @@ __all__ = [
     "Sharpness",
     "Spectrum",
     "Trajectory",
+    "Verification",
     "benign_bounds",
     "compare",
     "compute_frontier",
@@ -67,4 +70,5 @@ __all__ = [
     "spectrum",
     "studies",
     "tasks",
+    "verify",
 ]

@@ -8,6 +8,7 @@ from ._final_loss import final_loss
 from ._optimise import METHODS, Optimum, optimise
 from ._precision_law import ComputeOptimum, PrecisionLaw
 from ._progress import show_progress, track, working
+from ._verify import Verification, verify
 
 __all__ = [
     "AGREEMENT",
@@ -18,6 +19,7 @@ __all__ = [
     "Frontier",
     "Optimum",
     "PrecisionLaw",
+    "Verification",
     "benign_bounds",
     "check_bounded_rate",
     "compare",
@@ -28,5 +30,6 @@ __all__ = [
     "optimise",
     "show_progress",
     "track",
+    "verify",
     "working",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from ._compare import Comparison
+    from ._verify import Verification
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LABELS = {
@@ -235,6 +236,76 @@ def plot_optimum(best, path=None):
     if path is not None:
         fig.savefig(path)
     return fig
+
+
+def plot_verification(proof: "Verification", path=None):
+    """Rates, losses and paired differences of a `Verification`; see `Verification.plot`."""
+    fig, axes = figure(3)
+    rates = {name: getattr(proof.protocol(name), "learning_rate", None) for name in proof.runs}
+    draw_protocols(axes[0, 0], {name: rate for name, rate in rates.items() if rate is not None})
+    draw_verified_losses(axes[0, 1], proof)
+    draw_differences(axes[0, 2], {"": proof})
+    if path is not None:
+        fig.savefig(path)
+    return fig
+
+
+def draw_protocols(ax, rates: dict[str, Any]) -> None:
+    """Learning rates of an optimum, thick and black, over those of its rivals; zeros are left out."""
+    for name, colour, style in _protocol_styles(rates):
+        values = np.asarray(rates[name], float)
+        shown = np.where(values > 0, values, np.nan)
+        width = 2.0 if name == "best" else 1.3
+        ax.step(np.arange(len(values)), shown, where="post", color=colour, ls=style, lw=width, label=_words(name))
+    ax.set(xlabel="step", ylabel="learning rate", yscale="log")
+    ax.legend(frameon=False, fontsize=7)
+
+
+def draw_verified_losses(ax, proof: "Verification") -> None:
+    """Losses of a `Verification` against steps: theory as lines, means over networks that stayed stable as markers."""
+    styles = zip(_protocol_styles(proof.runs), MARKERS * len(proof.runs), strict=False)
+    for i, ((name, colour, style), marker) in enumerate(styles):
+        runs, theory = proof.curves(name)
+        runs = runs[np.isfinite(proof.losses[name])]
+        time = np.arange(len(theory))
+        ax.plot(time, theory, color=colour, ls=style, lw=2.0 if name == "best" else 1.2, label=_words(name))
+        if len(runs):
+            where = _marked(len(time), len(time) > 200, most=12)
+            # shifted against each other, or markers of equal losses would hide each other
+            where = np.unique(np.append(np.minimum(where + i, len(time) - 1), len(time) - 1))
+            ax.plot(time[where], runs.mean(0)[where], marker, color=colour, ms=4, mew=0)
+    label = "training loss" if proof.theory["best"].test_loss is None else "test loss"
+    ax.set(yscale="log", xlabel="step", ylabel=f"{label} ({_CONVENTIONS[proof.theory['best'].loss_convention]})")
+    ax.set_title(f"markers: {proof.seeds} networks, {proof.best.limit.size_name} {proof.size}", fontsize=9)
+    ax.legend(frameon=False, fontsize=7)
+
+
+def draw_differences(ax, proofs: "dict[str, Verification]") -> None:
+    """Paired relative differences between the best and every rival, with two standard errors; crosses: the theory's."""
+    rows = [(case, name, proof) for case, proof in proofs.items() for name in proof.against]
+    for place, (_, name, proof) in enumerate(rows):
+        difference, error = -100 * proof.relative_difference[name], 200 * proof.relative_error[name]
+        ax.errorbar(difference, place, xerr=error, fmt="o", color=shades(1)[0], ms=5, capsize=3, lw=1.4)
+        expected = 100 * (1 - proof.expected["best"] / proof.expected[name])
+        ax.plot(expected, place, "x", color="k", ms=6)
+        if lost := proof.diverged[name] + proof.diverged["best"]:
+            ax.annotate(f"{lost} diverged", (difference, place), (4, 4), textcoords="offset points", fontsize=7)
+    ax.axvline(0, color="0.6", lw=0.8)
+    ax.set_yticks(range(len(rows)), ["\n".join(filter(None, (case, _words(name)))) for case, name, _ in rows])
+    ax.set(xlabel="loss of the best below the rival's [%]", ylim=(len(rows) - 0.5, -0.5))
+    ax.set_title("networks, 2 standard errors; crosses: theory", fontsize=9)
+
+
+def _protocol_styles(names) -> list[tuple[str, Any, str]]:
+    """Name, colour and line style: black and solid for the best, which comes last and on top; shades for the rest."""
+    rivals = [name for name in names if name != "best"]
+    styles = ["--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))] * len(rivals)
+    rows = list(zip(rivals, shades(len(rivals)), styles, strict=False))
+    return rows + [("best", "k", "-")] * ("best" in names)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 _CONVENTIONS = {

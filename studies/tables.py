@@ -38,6 +38,30 @@ def show_optimum(best, title: str) -> None:
     show(("", "optimum"), rows, title)
 
 
+def show_verification(proof, title: str) -> None:
+    """Prints the numbers of a `Verification`, a row a protocol."""
+    rows = [("best", _theory(proof, "best"), _networks(proof, "best"), "-", "-", "-", proof.diverged["best"])]
+    for name in proof.against:
+        difference = f"{proof.difference[name]:.3g} ± {proof.standard_error[name]:.2g}"
+        relative = f"{100 * proof.relative_difference[name]:+.1f} ± {100 * proof.relative_error[name]:.1f} %"
+        median = f"{proof.median[name]:.3g}"
+        rows.append(
+            (name, _theory(proof, name), _networks(proof, name), difference, relative, median, proof.diverged[name])
+        )
+    header = ("protocol", "theory", "networks", "best - it, paired", "relative", "median", "diverged")
+    show(header, rows, title)
+    verdict = "accepted" if proof.accepted else "NOT accepted"
+    print(f"{verdict}: {proof.seeds} pairs of networks, {proof.best.limit.size_name} {proof.size}")
+
+
+def _theory(proof, name: str) -> str:
+    return f"{proof.expected[name]:.4g}"
+
+
+def _networks(proof, name: str) -> str:
+    return f"{proof.mean[name]:.4g} ± {proof.mean_error[name]:.2g}"
+
+
 def number(value: Any, style: str) -> str:
     """A number in the given format; `-` for `None`."""
     return "-" if value is None else (format(float(value), style) if not isinstance(value, (str, bool)) else str(value))
