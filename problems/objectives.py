@@ -25,7 +25,9 @@ def final_test_loss(trajectory: Trajectory):
 
 def final_train_loss(trajectory: Trajectory):
     """Training loss after the last update. **Raises:** `ValueError` where the model has none."""
-    return _train(trajectory, "objective final_train_loss")[..., -1]
+    if trajectory.train_loss is None:
+        raise ValueError("objective final_train_loss needs a training loss; this model has a test loss only.")
+    return trajectory.train_loss[..., -1]
 
 
 def area_under_curve(trajectory: Trajectory):
@@ -37,11 +39,11 @@ class AbstractObjective(eqx.Module):
     """An objective that needs more than one trajectory, or more than a trajectory."""
 
     @abc.abstractmethod
-    def __call__(self, solve: Callable[..., Trajectory], limit, task, protocol):
+    def __call__(self, solve: Callable[..., Trajectory], limit, task, protocol) -> Any:
         """A number above 0; `solve(limit, task, protocol)` gives the trajectory."""
 
 
-def evaluate(objective: Callable, solve: Callable[..., Trajectory], limit, task, protocol):
+def evaluate(objective: Callable, solve: Callable[..., Trajectory], limit, task, protocol) -> Any:
     """The value of an objective of either kind."""
     if isinstance(objective, AbstractObjective):
         return objective(solve, limit, task, protocol)
@@ -129,7 +131,7 @@ class _Penalised(AbstractObjective):
     objective: eqx.AbstractVar[Callable]
 
     @abc.abstractmethod
-    def penalty(self, trajectory, limit, task, protocol):
+    def penalty(self, trajectory, limit, task, protocol) -> Any:
         """At least 0, and 0 where nothing is violated."""
 
     def __call__(self, solve, limit, task, protocol):
@@ -139,8 +141,8 @@ class _Penalised(AbstractObjective):
             same = all(a is b for a, b in zip(problem, (limit, task, protocol), strict=True))
             return trajectory if same else solve(*problem)
 
-        penalty = self.penalty(trajectory, limit, task, protocol)
-        return evaluate(self.objective, remembered, limit, task, protocol) * jnp.exp(penalty)
+        value = evaluate(self.objective, remembered, limit, task, protocol)
+        return value * jnp.exp(self.penalty(trajectory, limit, task, protocol))
 
 
 class below_sharpness(_Penalised):
@@ -166,7 +168,8 @@ class below_sharpness(_Penalised):
 
 class stable(_Penalised):
     r"""`objective` with a barrier against a training loss that grows: a factor
-    $\exp w \sum_t \left(\log\frac{L_{t+1}}{L_t} - s\right)_+^2$ with `weight` $w$ and `slack` $s$."""
+    $\exp w \sum_t (\log\frac{L_{t+1}}{L_t} - s)_+^2$ with `weight` $w$ and `slack` $s$; no barrier for models without
+    a training loss."""
 
     objective: Callable
     slack: Any
@@ -178,8 +181,9 @@ class stable(_Penalised):
         self.weight = checks.number("weight", weight, above=0.0)
 
     def penalty(self, trajectory, limit, task, protocol):
-        losses = _train(trajectory, "the barrier")
-        growth = jnp.diff(jnp.log(losses), axis=-1)
+        if trajectory.train_loss is None:
+            return jnp.zeros(())
+        growth = jnp.diff(jnp.log(trajectory.train_loss), axis=-1)
         return self.weight * jnp.sum(jnp.maximum(growth - self.slack, 0) ** 2, axis=-1)
 
 
@@ -191,12 +195,6 @@ def _test(trajectory: Trajectory):
     if trajectory.test_loss is None:
         raise ValueError("objective final_test_loss needs a task with a test side; this one has none.")
     return trajectory.test_loss
-
-
-def _train(trajectory: Trajectory, what: str):
-    if trajectory.train_loss is None:
-        raise ValueError(f"{what} needs a training loss; this model has a test loss only.")
-    return trajectory.train_loss
 
 
 def _function(name: str, value: Any) -> Callable:

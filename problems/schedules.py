@@ -73,10 +73,15 @@ def knots(values, steps: int, *, log: bool = False):
     values = checks.array("values", values, ndim=1, above=0.0 if log else None)
     xp = jnp if isinstance(values, jax.Array) else np
     flat = xp.log(values) if log else values
-    time = _logit_time(steps)
-    places = np.linspace(time[0], time[-1], values.shape[0])
+    time, places = knot_times(steps, values.shape[0])
     curve = xp.interp(time, places, flat) if values.shape[0] > 1 else xp.broadcast_to(flat[0], (steps,))
     return xp.exp(curve) if log else curve
+
+
+def knot_times(steps: int, knots: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logit-time of every step, and that of `knots` even places between its ends."""
+    time = _logit_time(steps)
+    return time, np.linspace(time[0], time[-1], knots)
 
 
 def resample(schedule, steps: int):

@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ..problems import replace, schedules
+from ..problems import AbstractProtocol, replace, schedules
 from ..solvers import as_float, double, to_host
-from ._zeros import fold_zeros, unfold_zeros
+from ._search import Problem, value_of
+from ._zeros import unfold_zeros
 
 _PEAKS = 48
 _REFINEMENTS = 3
@@ -25,24 +26,27 @@ def usual_shapes(steps: int) -> dict[str, Any]:
     }
 
 
-def tuned_shapes(problem, best: dict[str, Any], shapes: bool | dict[str, Any]) -> dict[str, tuple[Any, float]]:
-    """For each shape the protocol with its best peak rate, everything else as in `best`, and the objective there.
+def tuned(problem: Problem, best: dict[str, Any], shapes: bool | dict[str, Any]) -> dict[str, tuple[Any, float]]:
+    """For each shape the protocol with its best peak rate, with limit and task as in `best`, and the objective there.
 
+    A shape is an array `[steps]`, for the protocol that the search began with, or a protocol, whose rates are scaled.
     Peaks are tried on a log grid of 48, which is refined three times between the neighbours of the best one; a peak
     at the end of the grid raises, as it would make a benchmark look worse than it is.
     """
     rates = np.asarray(best["protocol"].learning_rate)
     named = shapes if isinstance(shapes, dict) else usual_shapes(rates.size)
     middle = np.log10(np.mean(rates))
-    folded = best | {"protocol": fold_zeros(best["protocol"])}
     found = {}
     for name, shape in named.items():
-        shape = np.broadcast_to(np.asarray(shape, np.float64), rates.shape) / np.max(shape)
+        protocol = shape if isinstance(shape, AbstractProtocol) else problem.owners["protocol"]
+        shape = np.asarray(getattr(shape, "learning_rate", shape), np.float64)
+        shape = np.broadcast_to(shape, rates.shape) / np.max(shape)
+        folded = problem.folded(best | {"protocol": protocol})
         low, high = middle - _REACH, middle + _REACH
         for _ in range(_REFINEMENTS + 1):
             peaks = np.logspace(low, high, _PEAKS)
             with double():
-                losses = _losses(as_float(peaks), as_float(shape), problem, folded)
+                losses = _losses(as_float(peaks), as_float(shape), folded)
             losses = np.asarray(to_host(losses))
             losses = np.where(np.isfinite(losses), losses, np.inf)
             place = int(np.argmin(losses))
@@ -51,18 +55,19 @@ def tuned_shapes(problem, best: dict[str, Any], shapes: bool | dict[str, Any]) -
                     f"the best peak of the benchmark {name} is outside of [{peaks[0]:.2g}, {peaks[-1]:.2g}]."
                 )
             low, high = np.log10(peaks[place - 1]), np.log10(peaks[place + 1])
-        tuned = replace(best["protocol"], "learning_rate", peaks[place] * shape)
-        found[name] = tuned, float(losses[place])
+        protocol = replace(protocol, "learning_rate", peaks[place] * shape)
+        plain = not problem.barrier and not problem.floor
+        value = losses[place] if plain else value_of(problem, best | {"protocol": protocol})[0]
+        found[name] = protocol, float(value)
     return found
 
 
 @eqx.filter_jit
-def _losses(peaks, shape, problem, best):
-    best = unfold_zeros(best)
+def _losses(peaks, shape, problem):
+    problem = unfold_zeros(problem)
 
     def loss(peak):
-        protocol = replace(best["protocol"], "learning_rate", peak * shape)
-        trajectory = best["limit"].solve(best["task"], protocol, key=problem.key, throw=False, **problem.options)
-        return problem.objective(trajectory)
+        protocol = replace(problem.owners["protocol"], "learning_rate", peak * shape)
+        return problem.searched(problem.owners | {"protocol": protocol})
 
     return jax.lax.map(loss, peaks)

@@ -1,5 +1,6 @@
 """Controls: the numbers of a problem that are set free, on scales on which they have no walls."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..problems import continuous, replace, resolve
+from ..problems import continuous, replace, resolve, schedules
 from ..solvers import as_float
 
 _SMALLEST_MOMENTUM = 0.1  # where the search starts if there is none: at 0 its scale ends, and all is flat near it
@@ -23,7 +24,7 @@ class Control(eqx.Module):
     r"""One field of the protocol, the limit or the task, and the scale $u$ on which it is searched.
 
     $u = v$ for exponents, $u = \log\frac{v}{1-v}$ for momentum and $u = \log v$ for everything else; `low` and `high`
-    bound $u$.
+    bound $u$. With `knots`, the search has so many values of a schedule, and $u$ is linear in logit-time between them.
     """
 
     name: str = eqx.field(static=True)
@@ -32,15 +33,32 @@ class Control(eqx.Module):
     shape: tuple[int, ...] = eqx.field(static=True)
     low: Any
     high: Any
+    knots: int | None = eqx.field(static=True, default=None)
 
     @property
     def size(self) -> int:
-        """How many numbers the field holds."""
-        return int(np.prod(self.shape))
+        """How many numbers the search has for the field."""
+        return int(np.prod(self.shape)) if self.knots is None else self.knots
 
     def value(self, u):
-        """The value of the field at a point `[size]` of the scale."""
+        """The value of the field at a point `[size]` of the search."""
+        if self.knots is not None:
+            times, places = schedules.knot_times(self.shape[0], self.knots)
+            u = jnp.interp(times, places, u)
         return _from_scale(self.field, u).reshape(self.shape)
+
+    def position(self, value):
+        """The point `[size]` of the search for a value of the field; infinite at the ends of its scale."""
+        u = _to_scale(self.field, value).ravel()
+        if self.knots is not None:
+            times, places = schedules.knot_times(self.shape[0], self.knots)
+            u = jnp.interp(places, times, u)
+        return u
+
+    def at_resolution(self, knots: int | None) -> "Control":
+        """The same control with so many knots, if it is a schedule with more steps than that."""
+        fits = knots is not None and len(self.shape) == 1 and 1 < knots < self.shape[0]
+        return dataclasses.replace(self, knots=knots if fits else None)
 
     def at_bound(self, value) -> np.ndarray:
         """Where a value touches one of its bounds, in the shape of the field."""
@@ -93,14 +111,13 @@ def start(found: tuple[Control, ...], owners: dict[str, Any]):
                     f"{control.name} is 0 everywhere and is searched on a log scale; give a positive start."
                 )
             value = jnp.maximum(value, _SMALLEST_SHARE * largest)
-        parts.append(_to_scale(control.field, value).ravel())
+        parts.append(control.position(value))
     return jnp.concatenate(parts)
 
 
 def position(found: tuple[Control, ...], owners: dict[str, Any]):
     """The point of the search that a problem is at, exactly; infinite at the ends of a scale."""
-    parts = (_to_scale(c.field, as_float(getattr(owners[c.owner], c.field))).ravel() for c in found)
-    return jnp.concatenate(list(parts))
+    return jnp.concatenate([c.position(as_float(getattr(owners[c.owner], c.field))) for c in found])
 
 
 def box(found: tuple[Control, ...]):

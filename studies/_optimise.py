@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ..problems import DivergedError, Trajectory, default_key, objectives, resolve
+from ..problems import GradientDescent, MinibatchSGD, Trajectory, default_key, objectives, resolve
 from ..problems import _checks as checks
-from ..solvers import double, minimise, projected, to_host
+from ..solvers import as_float, double
 from . import _controls
-from ._benchmarks import tuned_shapes
-from ._zeros import fold_zeros, unfold_zeros
+from ._benchmarks import tuned
+from ._search import Found, Problem, check_start, derivative_of, descend, start_at, stationarity, value_of
 
 METHODS = ("sweeps", "lbfgs")
 
@@ -46,7 +44,8 @@ class Optimum:
     r"""The best that was found, and the evidence for it.
 
     - `protocol`, `limit`, `task`: the problem with its best values; `trajectory`: what the theory says of it.
-    - `value`: the objective there, and `history` its values on the way, `[iterations + 1]`.
+    - `value`: the objective there, and `history` its values on the way, `[iterations + 1]`, with barrier and floor if
+      there are any.
     - `stationarity`: $\max |\partial \log J / \partial x|$, on the scale of the search; for a rate without bounds
       this is the Hamiltonian residual $\max_t |\eta_t\, \partial J / \partial \eta_t| / J$. A control at its bound
       counts as stationary.
@@ -123,10 +122,16 @@ def optimise(
     objective: Callable[[Trajectory], Any] | None = None,
     method: str | None = None,
     bounds: dict[str, tuple[float | None, float | None]] | None = None,
+    starts: int | Sequence[Any] = 1,
+    knots: int | Sequence[int | None] | None = None,
+    barrier: bool | None = None,
+    floor: float = 0.0,
+    derivative: Literal["reverse", "forward"] | None = None,
     max_evaluations: int = 500,
     tolerance: float = 1e-8,
     cross_check: bool = False,
     benchmarks: bool | dict[str, Any] = False,
+    new_keys: int = 4,
     key=None,
     throw: bool = True,
     **options,
@@ -141,18 +146,31 @@ def optimise(
     - `limit`, `task`, `protocol`: the problem, as for `limit.solve`.
     - `over`: name or names of continuous numbers of the three, such as `"learning_rate"`, `("learning_rate",
       "momentum")`, `"richness"`.
-    - `objective`: function of a `Trajectory` with a positive value; `None` is `objectives.final_loss`.
+    - `objective`: function of a `Trajectory`, or one of `lx.objectives`; its value plus `floor` must be positive.
+      `None` is `objectives.final_loss`.
     - `method`: `"sweeps"`, exact minimisation over one control at a time, for limits that offer it; `"lbfgs"`,
       quasi-Newton on the logarithm of the objective, for all; `None` takes the first that applies. L-BFGS works on
       log-rates, and momentum on the scale $\log\frac{\beta}{1-\beta}$.
     - `bounds`: `(low, high)` by name, either may be `None`.
-    - `max_evaluations`, `tolerance`: when to stop; the search has converged when `stationarity` is at most `tolerance`.
+    - `starts`: how many starts L-BFGS is given, those after the first at random about it; or the starts themselves,
+      protocols or earlier results, whose schedules may have other lengths. All run in one compiled program, and the
+      best is kept.
+    - `knots`: schedules by so many values, evenly placed in logit-time; several numbers are resolutions, one after the
+      other, and a last `None` sets every entry free: `(8, 24, None)`.
+    - `barrier`: whether a training loss that grows is penalised, see `objectives.stable`. Where the theory passes the
+      edge of stability without noticing, networks diverge. By default for `GradientDescent` and `MinibatchSGD`; a
+      model without a training loss has none.
+    - `floor`: $\log(J + \text{floor})$ is made small, which stops caring once $J$ is far below it.
+    - `derivative`: `"forward"` costs a pass for every control and little memory; by default for one or two of them.
+    - `max_evaluations`, `tolerance`: when a search stops, at every resolution; it has converged when `stationarity` is
+      at most `tolerance`.
     - `cross_check`: whether to run the other method too (or L-BFGS from a halved start, where there is no other);
       `certificates["cross_check"]` is then its value relative to this one, minus 1.
-    - `benchmarks`: `True`, or shapes `[steps]` by name: each is multiplied by its best peak rate, and
-      `certificates["benchmarks"]` holds their values. Needs `learning_rate` in `over`.
+    - `benchmarks`: `True`, or by name shapes `[steps]` of the rate, or whole protocols: the rate of each is multiplied
+      by its best peak, and `certificates["benchmarks"]` holds their values.
+    - `new_keys`: under how many new keys the optimum of a theory with sampling error is evaluated again.
     - `key`: common random numbers of all evaluations.
-    - `throw`: whether a start without a finite loss raises.
+    - `throw`: whether starts without a finite loss raise.
     - `options`: for `limit.solve`, such as `samples`.
 
     **Returns:** an `Optimum`. Where the landscape has many minima (momentum, rich full-batch training) it is one of
@@ -166,36 +184,62 @@ def optimise(
     if method is not None:
         checks.choice("method", method, METHODS)
     checks.integer("max_evaluations", max_evaluations)
+    levels = _levels(knots)
     owners = {"protocol": protocol, "limit": limit, "task": task}
-    problem = _Problem(
-        _controls.controls(over, owners, bounds), owners, objective or objectives.final_loss, default_key(key), options
+    problem = Problem(
+        controls=_controls.controls(over, owners, bounds),
+        owners=owners,
+        objective=objective or objectives.final_loss,
+        barrier=_is_finite_data(protocol) if barrier is None else checks.flag("barrier", barrier),
+        floor=checks.number("floor", floor, low=0.0),
+        key=default_key(key),
+        options=options,
     )
     search = {"max_evaluations": max_evaluations, "tolerance": tolerance, "throw": throw}
-    found = _sweeps(problem, required=method == "sweeps", **search) if method != "lbfgs" else None
-    if found is None:
-        method, found = "lbfgs", _lbfgs(problem, **search)
-    else:
-        method = "sweeps"
+    several = not isinstance(starts, int) or starts > 1
+    places = [owners] if isinstance(starts, int) else start_at(problem, starts)
+    descent = {
+        "starts": places,
+        "count": checks.integer("starts", starts) if isinstance(starts, int) else len(places),
+        "levels": levels,
+        "derivative": derivative_of(problem, derivative),
+    }
+    exact = method == "sweeps" or (method is None and not several and levels == (None,) and not floor)
+    found = _sweeps(problem, required=method == "sweeps", **search) if exact else None
+    method = "lbfgs" if found is None else "sweeps"
+    found = descend(problem, **descent, **search) if found is None else found
     best = found.owners
     trajectory = best["limit"].solve(best["task"], best["protocol"], key=problem.key, throw=False, **options)
-    stationary = found.stationarity <= tolerance
-    sound = np.isfinite(found.value) and trajectory.status != "diverged"
-    status = "diverged" if not sound else "converged" if stationary else "not converged"
+    value = found.value
     certificates: dict[str, Any] = {"hamiltonian_residual": found.stationarity}
+    if problem.barrier or floor:
+        value = _value_at(problem, best, trajectory)
+        certificates["penalty"] = max(0.0, float(np.log(found.value / (value + floor))))
+    if several:
+        certificates["starts"] = found.starts.tolist()
+    if trajectory.sampling_error is not None and new_keys:
+        with double():
+            keys = jax.random.split(jax.random.fold_in(problem.key, 1), checks.integer("new_keys", new_keys))
+        again = value_of(problem, best, keys)
+        error = np.std(again, ddof=1) / len(again) ** 0.5 if len(again) > 1 else np.nan
+        certificates["new_keys"] = {"value": float(np.mean(again)), "standard_error": float(error)}
+    stationary = found.stationarity <= tolerance
+    sound = np.isfinite(value) and trajectory.status != "diverged"
+    status = "diverged" if not sound else "converged" if stationary else "not converged"
     if isinstance(limit, Certified):
         certificates |= best["limit"].certificates(
             best["task"], best["protocol"], over=problem.fields, objective=problem.objective
         )
     if cross_check:
-        other = _lbfgs(problem, **search, shift=0.0 if method == "sweeps" else np.log(0.5))
+        other = descend(problem, **descent, **search, shift=0.0 if method == "sweeps" else np.log(0.5))
         certificates["cross_check"] = other.value / found.value - 1
-    tuned = tuned_shapes(problem, best, benchmarks) if benchmarks else {}
+    compared = tuned(problem, best, benchmarks) if benchmarks else {}
     if benchmarks:
-        certificates["benchmarks"] = {name: value for name, (_, value) in tuned.items()}
+        certificates["benchmarks"] = {name: value for name, (_, value) in compared.items()}
     return Optimum(
         **best,
         trajectory=trajectory,
-        value=found.value,
+        value=value,
         history=found.history,
         stationarity=found.stationarity,
         evaluations=found.evaluations,
@@ -205,67 +249,17 @@ def optimise(
         status=status,
         certificates=certificates,
         over=tuple(c.name for c in problem.controls),
-        benchmarks={name: tuned_protocol for name, (tuned_protocol, _) in tuned.items()},
+        benchmarks={name: tuned_protocol for name, (tuned_protocol, _) in compared.items()},
     )
 
 
-class _Problem(eqx.Module):
-    """What is minimised, without a starting point."""
-
-    controls: tuple[_controls.Control, ...]
-    owners: dict[str, Any]
-    objective: Callable
-    key: Any
-    options: dict[str, Any]
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return tuple(control.field for control in self.controls)
-
-    def folded(self) -> "_Problem":
-        return eqx.tree_at(lambda p: p.owners["protocol"], self, fold_zeros(self.owners["protocol"]))
-
-    def __call__(self, values: list[Any]):
-        owners = _controls.with_values(self.controls, values, self.owners)
-        trajectory = owners["limit"].solve(
-            owners["task"], owners["protocol"], key=self.key, throw=False, **self.options
-        )
-        return self.objective(trajectory)
-
-
-@dataclass(frozen=True)
-class _Found:
-    owners: dict[str, Any]
-    value: float
-    history: np.ndarray
-    stationarity: float
-    evaluations: int
-
-
-def _lbfgs(problem: _Problem, max_evaluations, tolerance, throw, shift: float = 0.0) -> _Found:
-    with double():
-        x = _controls.start(problem.controls, problem.owners) + shift
-        compiled = problem.folded()
-        low, high = _controls.box(problem.controls)
-        limits = {"low": low, "high": high, "max_evaluations": max_evaluations, "tolerance": np.float64(tolerance)}
-        minimum = minimise(_log_objective, x, compiled, **limits)
-        values = _controls.values(problem.controls, minimum.x)
-    minimum, values = to_host((minimum, values))
-    _check_start(np.exp(minimum.history[0]), throw)
-    return _Found(
-        owners=_controls.with_values(problem.controls, values, problem.owners),
-        value=float(np.exp(minimum.value)),
-        history=_trim(np.exp(minimum.history)),
-        stationarity=float(np.max(np.abs(minimum.gradient))),
-        evaluations=int(minimum.evaluations),
-    )
-
-
-def _sweeps(problem: _Problem, max_evaluations, tolerance, throw, required: bool) -> _Found | None:
+def _sweeps(problem: Problem, required: bool, max_evaluations, tolerance, throw) -> Found | None:
     limit, protocol, task = (problem.owners[name] for name in ("limit", "protocol", "task"))
     try:
         if not isinstance(limit, ExactlyControlled):
             raise NotImplementedError(f"{type(limit).__name__} does not offer them.")
+        if problem.barrier:
+            raise NotImplementedError("sweeps know no barrier.")
         control = problem.controls[0]
         if np.isfinite(control.low):
             raise NotImplementedError("sweeps take no lower bound.")
@@ -283,37 +277,32 @@ def _sweeps(problem: _Problem, max_evaluations, tolerance, throw, required: bool
         if required:
             raise ValueError(f'method "sweeps" does not apply: {reason} Use method="lbfgs".') from None
         return None
-    _check_start(sweeps.history[0], throw)
+    check_start(sweeps.history[0], throw)
+    history = np.asarray(sweeps.history)
     owners = _controls.with_values(problem.controls, [sweeps.learning_rate], problem.owners)
-    with double():
-        x = _controls.position(problem.controls, owners)
-        gradient = projected(_gradient(x, problem.folded()), x, *_controls.box(problem.controls))
-    return _Found(
+    return Found(
         owners=owners,
         value=float(sweeps.value),
-        history=_trim(np.asarray(sweeps.history)),
-        stationarity=float(np.max(np.abs(to_host(gradient)))),
+        history=history[~np.isnan(history)],
+        stationarity=stationarity(problem, owners),
         evaluations=int(sweeps.cycles) + 1,
+        starts=np.asarray([sweeps.value]),
     )
 
 
-def _log_objective(x, problem: _Problem):
-    problem = unfold_zeros(problem)
-    return jnp.log(problem(_controls.values(problem.controls, x)))
+def _value_at(problem: Problem, best, trajectory: Trajectory) -> float:
+    if isinstance(problem.objective, objectives.AbstractObjective):
+        return float(value_of(problem, best)[0])
+    with double():
+        return float(problem.objective(as_float(trajectory)))
 
 
-_gradient = eqx.filter_jit(jax.grad(_log_objective))
+def _is_finite_data(protocol) -> bool:
+    return isinstance(protocol, (GradientDescent, MinibatchSGD))
 
 
-def _check_start(value, throw: bool) -> None:
-    if throw and not np.isfinite(value):
-        raise DivergedError(
-            f"the objective at the start is {value:g}; it must be finite and above 0, as its logarithm is made small. "
-            "Start from a smaller learning_rate."
-        )
-
-
-def _trim(history: np.ndarray) -> np.ndarray:
-    """The entries that were written."""
-    written = np.flatnonzero(~np.isnan(history))
-    return history[: written[-1] + 1] if written.size else history[:1]
+def _levels(knots) -> tuple[int | None, ...]:
+    levels = knots if isinstance(knots, (tuple, list)) else (knots,)
+    if not levels:
+        raise ValueError("knots names no resolution; give a number, several, or None for free schedules.")
+    return tuple(None if level is None else checks.integer("knots", level, low=2) for level in levels)

@@ -134,7 +134,8 @@ def test_any_limit():
     )
     np.testing.assert_allclose(found.protocol.learning_rate, 0.3, rtol=1e-7)
     np.testing.assert_allclose(found.value, 1, rtol=1e-12)
-    assert set(found.certificates) == {"hamiltonian_residual"}
+    assert set(found.certificates) == {"hamiltonian_residual", "penalty"}
+    assert found.certificates["penalty"] < 1e-12
     found = lx.optimise(limit, task, lx.GradientDescent(0.1, steps=5), over="target")
     np.testing.assert_allclose(found.limit.target, 0.1, rtol=1e-7)
 
