@@ -207,14 +207,14 @@ def _measure(report: Comparison, name: str) -> None:
             slope = centred / np.sum(centred**2)
             report.rate[name] = float(slope @ np.log(spread))
             report.rate_error[name] = float(np.sqrt(slope**2 @ np.asarray(log_variances)))
-        weights = _extrapolation([np.sum(v) for v in variances], report.sizes)
+        weights = extrapolation([np.sum(v) for v in variances], report.sizes)
     limit = sum(w * m for w, m in zip(weights, means, strict=True))
     variance = sum(w**2 * v for w, v in zip(weights, variances, strict=True)) + theory_error**2
     distance, error = np.linalg.norm(limit - theory), np.sqrt(np.sum(variance))
     report.agreement[name] = float(distance / error) if error > 0 else (0.0 if distance <= 1e-6 * norm else np.inf)
 
 
-def _extrapolation(variances, sizes) -> np.ndarray:
+def extrapolation(variances, sizes) -> np.ndarray:
     """Coefficients of the seed means in their weighted straight-line fit in 1/size, at 1/size = 0."""
     design = np.stack([np.ones(len(sizes)), 1.0 / np.asarray(sizes)], axis=1)
     precision = 1.0 / np.maximum(variances, 1e-300)
