@@ -12,7 +12,7 @@ from ..problems import _checks as checks
 from ..problems.tasks import SphereFunction
 from ..studies import track
 from ..studies._ensembles import ensemble_error, log_slope
-from ._experiment import Claim, Findings, Stopwatch, size_keys
+from ._experiment import Claim, Findings, Stopwatch, deviations, label, size_keys, widest
 
 KERNEL_INPUTS = 12
 
@@ -70,15 +70,13 @@ def conduct(problem: Problem, sizes, seeds: int, key) -> Findings:
     import xarray
 
     watch = Stopwatch()
-    widest = problem.reference_width or 2 * sizes[-1]
-    if widest <= sizes[-1]:
-        raise ValueError(f"reference_width must be above the largest size, {sizes[-1]}; it is {widest}.")
-    widths = (*sizes, widest)
+    reference_width = widest(problem.reference_width, sizes)
+    widths = (*sizes, reference_width)
     key_test, key_batches, key_nets = jax.random.split(key, 3)
     x, y = (np.asarray(part) for part in problem.task.batch(key_test, problem.test_samples))
     keys, runs, errors = size_keys(key_nets, widths), {}, {}
     for width in track(widths, "finite networks"):
-        number = problem.reference_seeds if width == widest else seeds
+        number = problem.reference_seeds if width == reference_width else seeds
         nets = centred.draw(problem.limit, problem.task.dim, width, number, keys[width])
         runs[width] = centred.train_centred(
             nets,
@@ -92,7 +90,6 @@ def conduct(problem: Problem, sizes, seeds: int, key) -> Findings:
         errors[width] = ensemble_error(runs[width].outputs, y)
     watch.lap("finite")
 
-    reference = runs[widest]
     kernel = {width: run.kernels[problem.limit.depth] for width, run in runs.items()}
     curves = {name: np.stack([getattr(errors[w], name) for w in widths]) for name in ("single", "variance", "infinite")}
     data = xarray.Dataset(
@@ -106,30 +103,27 @@ def conduct(problem: Problem, sizes, seeds: int, key) -> Findings:
                 ("width", "time", "point"),
                 np.stack([runs[w].outputs[0, :, :KERNEL_INPUTS] for w in widths]),
             ),
-            "kernel_distance": (("width", "time"), np.stack([_distance(kernel[w], kernel[widest]) for w in widths])),
+            "kernel_distance": (
+                ("width", "time"),
+                np.stack([_distance(kernel[w], kernel[reference_width]) for w in widths]),
+            ),
             "kernel_variance": (("width", "time"), np.stack([_scatter(kernel[w]) for w in widths])),
         },
         coords={"width": list(widths), "time": list(problem.times)},
-        attrs={"reference_width": widest, "reference_seeds": problem.reference_seeds},
+        attrs={"reference_width": reference_width, "reference_seeds": problem.reference_seeds},
     )
-    for name, meaning in _MEANING.items():
-        data[name].attrs |= {"long_name": meaning, "units": "1"}
+    label(data, _MEANING)
     data["time"].attrs["units"] = "updates"
 
-    norm = float(np.linalg.norm(reference.outputs[:, -1].mean(0)))
-    root = problem.test_samples**0.5
-    spread = [float(np.sqrt(errors[w].variance[-1])) * root / norm for w in sizes]
-    means = [runs[w].outputs[:, -1].mean(0) - reference.outputs[:, -1].mean(0) for w in sizes]
+    *means, reference = (runs[width].outputs[:, -1].mean(0) for width in widths)
+    variances = [errors[width].variance[-1] for width in sizes]
     return Findings(
         problem,
         data,
         sizes,
         seeds,
         _claims(data),
-        errors={"predictions": [float(np.linalg.norm(mean)) / norm for mean in means]},
-        standard_errors={"predictions": [value / seeds**0.5 for value in spread]},
-        spread={"predictions": spread},
-        rate={"predictions": log_slope(sizes, spread)},
+        **deviations(sizes, seeds, {"predictions": (reference, means, variances)}),
         measured=_numbers(data),
         seconds=watch.seconds,
         key=key_name(key),

@@ -11,6 +11,7 @@ import numpy as np
 from ..problems import _checks as checks
 from ..problems import default_key
 from ..studies import AGREEMENT
+from ..studies._ensembles import log_slope
 from ._system import AbstractSystem, Problem
 
 
@@ -136,7 +137,7 @@ class Experiment(AbstractSystem):
         for name in options:
             raise TypeError(f"{name} is no option of {self.name}: there is no theory to pass it to.")
         problem = self.build(**self.arguments(settings, full=full))
-        sizes = _check_sizes(self.sizes if sizes is None else sizes)
+        sizes = checks.sizes(self.sizes if sizes is None else sizes, least=2)
         seeds = checks.integer("seeds", self.seeds if seeds is None else seeds, low=2)
         return self.conduct(problem, sizes, seeds, default_key(key))
 
@@ -174,17 +175,42 @@ class Stopwatch:
         self._last = now
 
 
+def widest(reference_width: int | None, sizes) -> int:
+    """The width of the networks in the place of a theory, by default twice the largest size.
+
+    **Raises:** `ValueError` for one that is not above all sizes.
+    """
+    width = reference_width or 2 * sizes[-1]
+    if width <= sizes[-1]:
+        raise ValueError(f"reference_width must be above the largest size, {sizes[-1]}; it is {width}.")
+    return width
+
+
+def deviations(sizes, seeds: int, outputs: Mapping[str, tuple[Any, Any, Any]]) -> dict[str, dict[str, Any]]:
+    """`errors`, `standard_errors`, `spread` and `rate` of `Findings`.
+
+    **Arguments:**
+
+    - `outputs`: by quantity, the mean outputs of the widest networks `[samples]`, those of every size
+        `[sizes, samples]`, and the mean over samples of the variance over networks, `[sizes]`.
+    """
+    found = {"errors": {}, "standard_errors": {}, "spread": {}, "rate": {}}
+    for name, (reference, means, variances) in outputs.items():
+        norm = np.linalg.norm(reference)
+        spread = np.sqrt(np.asarray(variances) * reference.size) / norm
+        found["errors"][name] = (np.linalg.norm(np.asarray(means) - reference, axis=1) / norm).tolist()
+        found["standard_errors"][name] = (spread / seeds**0.5).tolist()
+        found["spread"][name] = spread.tolist()
+        found["rate"][name] = log_slope(sizes, spread)
+    return found
+
+
+def label(data, meaning: Mapping[str, str]) -> None:
+    """Writes the meaning of every variable of a dataset into its attributes."""
+    for name in data.data_vars:
+        data[name].attrs |= {"long_name": meaning[name], "units": "samples" if name.startswith("onset") else "1"}
+
+
 def size_keys(key, sizes) -> dict[int, jax.Array]:
     """A random key for the networks of every size, whatever the other sizes."""
     return {size: jax.random.fold_in(key, size) for size in sizes}
-
-
-def _check_sizes(sizes) -> tuple[int, ...]:
-    try:
-        sizes = tuple(sizes)
-    except TypeError:
-        raise TypeError(f"sizes must be a list of whole numbers; {checks.shown(sizes)} was given.") from None
-    sizes = tuple(sorted(checks.integer("sizes", size) for size in sizes))
-    if len(sizes) < 2 or len(set(sizes)) != len(sizes):
-        raise ValueError(f"sizes must be two or more different whole numbers; {sizes} was given.")
-    return sizes

@@ -14,7 +14,7 @@ from ..solvers._arc_cosine import relu_tangent_kernel
 from ..studies import track
 from ..studies._ensembles import crossing, ensemble_error, log_slope
 from ..studies._kernel_flow import kernel_flow
-from ._experiment import Claim, Findings, Stopwatch, size_keys
+from ._experiment import Claim, Findings, Stopwatch, deviations, label, size_keys, widest
 
 #: Test error over that of the widest networks at which the variance has set in.
 LEVEL = 2.0
@@ -108,9 +108,7 @@ def conduct(problem: Problem, sizes, seeds: int, key) -> Findings:
     import xarray
 
     watch = Stopwatch()
-    widest = problem.reference_width or 2 * sizes[-1]
-    if widest <= sizes[-1]:
-        raise ValueError(f"reference_width must be above the largest size, {sizes[-1]}; it is {widest}.")
+    reference_width = widest(problem.reference_width, sizes)
     y_test = problem.task.y_test
     theories = _static(problem) if problem.richness[0] <= LAZY else None
     watch.lap("theory")
@@ -118,19 +116,19 @@ def conduct(problem: Problem, sizes, seeds: int, key) -> Findings:
     shape = len(problem.limits), len(problem.samples)
     found = {name: np.zeros((shape[0], len(sizes), shape[1])) for name in QUANTITIES}
     kernels = np.zeros((2, shape[0], len(sizes), len(problem.kernel_samples)))
-    reference, deviation, means, spreads = np.zeros(shape), np.zeros((2, shape[1])), {}, {}
-    keys = size_keys(key, (*sizes, widest))
-    jobs = [(size, i, k) for size in (*sizes, widest) for i in range(shape[0]) for k in range(shape[1])]
+    reference, deviation, last = np.zeros(shape), np.zeros((2, shape[1])), {}
+    keys = size_keys(key, (*sizes, reference_width))
+    jobs = [(size, i, k) for size in (*sizes, reference_width) for i in range(shape[0]) for k in range(shape[1])]
     for size, i, k in track(jobs, "finite networks"):
         count, part = problem.samples[k], problem.part(problem.samples[k])
-        number = problem.reference_seeds if size == widest else seeds
+        number = problem.reference_seeds if size == reference_width else seeds
         nets = centred.draw(problem.limits[i], problem.task.dim, size, number, keys[size])
         run = centred.train_centred(nets, part, problem.protocols[i], problem.task.x_test)
         outputs = run.outputs[:, 0]
         error = ensemble_error(outputs, y_test)
         if count == problem.samples[-1]:
-            means[size, i], spreads[size, i] = outputs.mean(0), float(np.sqrt(error.variance))
-        if size == widest:
+            last[size, i] = outputs.mean(0), error.variance
+        if size == reference_width:
             reference[i, k] = error.infinite
             if i == 0 and theories is not None:
                 deviation[0, k] = np.sum((outputs.mean(0) - theories[k]) ** 2)
@@ -158,7 +156,7 @@ def conduct(problem: Problem, sizes, seeds: int, key) -> Findings:
             "samples": list(problem.samples),
             "kernel_samples": list(problem.kernel_samples),
         },
-        attrs={"reference_width": widest, "reference_seeds": problem.reference_seeds, "level": LEVEL},
+        attrs={"reference_width": reference_width, "reference_seeds": problem.reference_seeds, "level": LEVEL},
     )
     agreement = {}
     if theories is not None:
@@ -166,28 +164,19 @@ def conduct(problem: Problem, sizes, seeds: int, key) -> Findings:
         agreement["predictions, lazy"] = float(np.sqrt(np.sum(deviation[0]) / np.sum(deviation[1])))
     for name in ("single", "ensemble"):
         data[f"onset_{name}"] = (("richness", "width"), _onsets(data, name))
-    for name, meaning in _MEANING.items():
-        if name in data:
-            data[name].attrs |= {"long_name": meaning, "units": "samples" if name.startswith("onset") else "1"}
+    label(data, _MEANING)
 
-    names = [f"predictions, richness {g:g}" for g in problem.richness]
-    norms = [float(np.linalg.norm(means[widest, i])) for i in range(shape[0])]
-    spread = {
-        name: [spreads[size, i] * len(y_test) ** 0.5 / norms[i] for size in sizes] for i, name in enumerate(names)
-    }
+    outputs = {}
+    for i, g in enumerate(problem.richness):
+        means, variances = zip(*(last[size, i] for size in sizes), strict=True)
+        outputs[f"predictions, richness {g:g}"] = last[reference_width, i][0], means, variances
     return Findings(
         problem,
         data,
         sizes,
         seeds,
         _claims(data),
-        errors={
-            name: [float(np.linalg.norm(means[size, i] - means[widest, i])) / norms[i] for size in sizes]
-            for i, name in enumerate(names)
-        },
-        standard_errors={name: [value / seeds**0.5 for value in values] for name, values in spread.items()},
-        spread=spread,
-        rate={name: log_slope(sizes, values) for name, values in spread.items()},
+        **deviations(sizes, seeds, outputs),
         agreement=agreement,
         measured=_numbers(data),
         seconds=watch.seconds,

@@ -10,6 +10,7 @@ import numpy as np
 from .. import limits, nets
 from ..nets._base import Frozen
 from ..problems import GradientDescent, tasks
+from ..solvers import as_float, double, kernel_alignment
 from ..studies import _plots as plots
 from ._system import Problem, System
 
@@ -56,8 +57,9 @@ def aligned_kernel(depth: int, richness, x, y) -> np.ndarray:
 
 
 def alignment(kernel, y) -> float:
-    """y K y / |y|^2 |K|."""
-    return float(y @ kernel @ y / (y @ y * np.linalg.norm(kernel)))
+    """`solvers.kernel_alignment`, in doubles."""
+    with double():
+        return float(kernel_alignment(*as_float((kernel, y))))
 
 
 def white_alignment(depth, samples: int):

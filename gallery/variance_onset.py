@@ -39,7 +39,7 @@ def _draw_errors(ax, data, first: bool) -> None:
         ax.plot(data.samples, data.static_kernel, "--", color="0.45", lw=1.6, label="infinite width, lazy limit")
     ax.set(xscale="log", yscale="log", xlabel="training samples $P$", ylabel="test error (mean square)")
     ax.set_title(f"richness {float(data.richness):g} (dotted: mean of the networks)")
-    _ticks(ax, data.samples.values[::2])
+    plots.ticks(ax, data.samples.values[::2])
     ax.legend(frameon=False, fontsize=7)
 
 
@@ -53,12 +53,10 @@ def _draw_onsets(ax, data) -> None:
         ax.plot(width, row.onset_ensemble, marker + ":", color=colour, ms=5, mfc="white", lw=1.2)
     start = 0.75 * min(float(np.min(data.onset_single)), float(data.samples[-1]))
     ax.plot(width, start * (width / width[0]) ** 0.5, "k--", lw=1, label="slope 1/2")
-    ax.set(xscale="log", yscale="log", xlabel="width $N$", ylabel="$P^*$: test error twice the reference")
-    ax.set_title("onset (open, dotted: mean of the networks)")
-    _ticks(ax, data.width.values)
+    title = "onset (open, dotted: mean of the networks)"
+    plots.width_axis(ax, width, ylabel="$P^*$: test error twice the reference", title=title)
     ax.set_yticks(data.samples.values, [str(value) for value in data.samples.values])
     ax.set_ylim(0.8 * start, data.samples.values[-1])
-    ax.legend(frameon=False, fontsize=7)
 
 
 def _draw_variance(ax, data) -> None:
@@ -67,10 +65,8 @@ def _draw_variance(ax, data) -> None:
         row = last.isel(richness=i)
         ax.plot(width, row.variance, marker + "-", color=colour, ms=5, lw=1, label=f"$\\gamma_0$ = {row.richness:g}")
     ax.plot(width, 1.5 * float(last.variance.max()) * width[0] / width, "k--", lw=1, label="slope -1")
-    ax.set(xscale="log", yscale="log", xlabel="width $N$", ylabel="variance of test predictions")
-    ax.set_title(f"variance at {int(data.samples[-1])} samples")
-    _ticks(ax, data.width.values)
-    ax.legend(frameon=False, fontsize=7)
+    title = f"variance at {int(data.samples[-1])} samples"
+    plots.width_axis(ax, width, ylabel="variance of test predictions", title=title)
 
 
 def _draw_kernels(ax, data) -> None:
@@ -86,11 +82,6 @@ def _draw_kernels(ax, data) -> None:
     ax.set(xscale="log", yscale="log", xlabel="test error of the network", ylabel="test error of its tangent kernel")
     ax.set_title("kernels before and after training")
     ax.legend(frameon=False, fontsize=7)
-
-
-def _ticks(ax, values) -> None:
-    ax.set_xticks(values, [str(value) for value in values])
-    ax.minorticks_off()
 
 
 SYSTEM = Experiment(

@@ -90,11 +90,7 @@ def _draw_widths(ax, data) -> None:
     ax.plot(width, late.variance, "o-", color=dark, label="variance")
     ax.plot(width, bias.where(bias > 0), "s--", color=light, label="bias: mean of many - widest")
     ax.plot(width, 1.5 * float(late.variance[0]) * width[0] / width, "k:", lw=1, label="slope -1")
-    ax.set(xscale="log", yscale="log", xlabel="width $N$", ylabel="part of the test error")
-    ax.set_title(f"after {int(data.time[-1])} steps")
-    ax.set_xticks(width, [f"{int(w)}" for w in width])
-    ax.minorticks_off()
-    ax.legend(frameon=False, fontsize=7)
+    plots.width_axis(ax, width, ylabel="part of the test error", title=f"after {int(data.time[-1])} steps")
 
 
 SYSTEM = Experiment(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from ..nets._losses import sample_losses
 from ..problems import CONVERGED, DIVERGED, OVERFLOW, first_divergence
-from ..solvers import HIGHEST, AbstractFieldAxis, MarchInputs, MarchOptions, march
+from ..solvers import HIGHEST, AbstractFieldAxis, MarchInputs, MarchOptions, kernel_alignment, march
 
 # Richness at which the leading order is read off: small enough for the next orders, large enough for rounding.
 _SMALL_RICHNESS = 0.02
@@ -106,8 +106,7 @@ def _observe(inputs: MarchInputs, key, tolerance, *, axis, options: MarchOptions
     if out.gradients is not None:
         found |= {"ntk": tangent_kernel(inputs, out.Phi.equal_time, out.gradients)}
         if keep is not None:
-            layers = jax.vmap(alignment, in_axes=(1, None), out_axes=1)(out.Phi.equal_time, inputs.y)
-            found |= by_layer("alignment", layers)
+            found |= by_layer("alignment", kernel_alignment(out.Phi.equal_time, inputs.y))
     if keep is not None:
         found |= by_layer("directions", out.directions)
     if out.densities is not None:
@@ -122,14 +121,7 @@ def diagnose(inputs: MarchInputs, observed) -> dict[str, Array]:
     # The derivative of an eigenvalue needs its vector only; that of the vector is singular where eigenvalues meet.
     top = jnp.linalg.eigh(jax.lax.stop_gradient(K))[1][..., -1]
     sharpness = jnp.einsum("tm,tmn,tn->t", top, K, top, precision=HIGHEST) / K.shape[1]
-    return {"alignment": alignment(K, inputs.y), "sharpness": sharpness}
-
-
-def alignment(K: Float[Array, "time samples samples"], y: Float[Array, " samples"]) -> Float[Array, " time"]:
-    r"""$y^T K y / (|y|^2 |K|_F)$; zero for targets that vanish."""
-    size = jnp.sum(y * y)
-    quadratic = jnp.einsum("m,tmn,n->t", y, K, y, precision=HIGHEST)
-    return quadratic / (jnp.where(size > 0, size, 1.0) * jnp.sqrt(jnp.sum(K * K, axis=(1, 2))))
+    return {"alignment": kernel_alignment(K, inputs.y), "sharpness": sharpness}
 
 
 def trained_matrices(trained) -> dict[str, Array]:

@@ -10,16 +10,16 @@ import numpy as np
 from ..problems import Gaussian, GradientDescent, GradientFlow, PowerLaw, schedules
 from ..problems import _checks as checks
 from ..solvers import as_float, double
-from ._base import AbstractNet, Ensemble, Frozen
+from ._base import Frozen
 from ._batches import no_steps
-from ._random_features import _modes
+from ._features import AbstractFeatureNet
 from ._small_initialization import TwoLayerWeights
 
 _TOLERANCE = 1e-8
 _SEEDS_AT_ONCE = 8
 
 
-class LearnedFeatures(AbstractNet):
+class LearnedFeatures(AbstractFeatureNet):
     r"""The linear function $f(x) = w^TW_1Ax/\sqrt N$ of inputs $x_k \sim N(0, \lambda_k)$.
 
     $A_{ij} \sim N(0, 1)$ is frozen; $w$ trains from zero and $W_1$ from the identity, with the learning rate of $w$ and
@@ -35,33 +35,15 @@ class LearnedFeatures(AbstractNet):
     frozen: Frozen = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
-    @classmethod
-    def init(cls, design, task, size: int, key) -> "LearnedFeatures":
-        """One network on one draw of the features."""
-        weights, features = _draw(design, _modes(task) * size, size, key)
-        return cls(weights, features, Frozen(design), size)
-
-    @classmethod
-    def ensemble(cls, design, task, size: int, seeds: int, key) -> Ensemble:
-        """`seeds` independent networks."""
-        keys, dim = jax.random.split(key, checks.integer("seeds", seeds)), _modes(task) * size
-        weights, features = jax.vmap(lambda k: _draw(design, dim, size, k))(keys)
-        return Ensemble(cls(weights, features, Frozen(design), size), paired=False)
-
-    @property
-    def learning_rate_scale(self) -> float:
-        """Raw step of the readout over learning rate, 1."""
-        return 1.0
+    @staticmethod
+    def start(design, count: int):
+        return TwoLayerWeights(jnp.eye(count), jnp.zeros(count)), ()
 
     @property
     def coefficients(self):
         r"""What multiplies the inputs, $A^TW_1^Tw/\sqrt N$ `[modes]`."""
         theta = self.weights.readout @ self.weights.hidden
         return theta if self.features is None else theta @ self.features / self.features.shape[-2] ** 0.5
-
-    def __call__(self, x):
-        """The output, a scalar, for one input `[modes]`."""
-        return x @ self.coefficients
 
     def learn(self, weights, task, protocol, *, key, steps):
         r"""Trains both layers on the half mean square over the population, by `GradientFlow` or `GradientDescent`.
@@ -73,10 +55,7 @@ class LearnedFeatures(AbstractNet):
         del key
         no_steps(steps)
         check_problem(task, protocol, (GradientFlow, GradientDescent))
-        dim = _modes(task) * self.size
-        expected = weights.hidden.shape[-1] if self.features is None else self.features.shape[-1]
-        if dim != expected:
-            raise ValueError(f"task must have the network's {expected} modes; it has {dim}.")
+        self.check_modes(task, weights.hidden.shape[-1])
         single = jax.tree.map(lambda w: w[:, 0], weights)
         features = self.features
         if features is not None:
@@ -98,13 +77,6 @@ def check_problem(task, protocol, protocols) -> None:
         decay = checks.concrete(protocol.weight_decay)
         if decay is None or decay.any():
             raise ValueError("weight_decay must be 0: LearnedFeatures trains without weight decay.")
-
-
-def _draw(design, dim: int, size: int, key) -> tuple[TwoLayerWeights, Any]:
-    if design.features is None:
-        return TwoLayerWeights(jnp.eye(dim), jnp.zeros(dim)), None
-    count = max(1, round(float(design.features) * size))
-    return TwoLayerWeights(jnp.eye(count), jnp.zeros(count)), jax.random.normal(key, (count, dim))
 
 
 @eqx.filter_jit

@@ -152,12 +152,6 @@ def average(a, b):
     return jnp.matmul(a, b.T, precision="highest") / a.shape[-1]
 
 
-def alignment(kernel, y):
-    r"""$y^T K y / (|y|^2 |K|_F)$ of the symmetric part of a kernel `[samples, samples]`."""
-    kernel = (kernel + kernel.T) / 2
-    return jnp.einsum("m,mn,n->", y, kernel, y, precision="highest") / (y @ y * jnp.linalg.norm(kernel))
-
-
 def density(h):
     """Histogram of all entries on `PREACTIVATION_EDGES`, over their number and the width of a bin; `[bins]`."""
     edges = jnp.asarray(PREACTIVATION_EDGES, h.dtype)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ..problems import AbstractSteps, first_divergence, schedules
+from ..solvers import kernel_alignment
 from . import _mlp_fields as mlp
 from ._batches import batch_weights
 from ._mlp_weights import fixed_arrays, learning_rate_scale, scale_updates
@@ -101,9 +102,9 @@ def _observe(weights, design, fixed, task, outputs, recorded) -> dict[str, Any]:
         if "ntk" in recorded:
             row["ntk"] = ntk
         if "alignment" in recorded:
-            row["alignment"] = mlp.alignment(ntk, y)
+            row["alignment"] = kernel_alignment(ntk, y)
             for l, phi in enumerate(layers.activations, start=1):
-                row[f"alignment_{l}"] = mlp.alignment(mlp.average(phi, phi), y)
+                row[f"alignment_{l}"] = kernel_alignment(mlp.average(phi, phi), y)
         if "sharpness" in recorded:
             row["sharpness"] = jnp.linalg.eigvalsh((ntk + ntk.T) / 2)[-1] / len(y)
     if "densities" in recorded:

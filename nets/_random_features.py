@@ -9,16 +9,15 @@ import numpy as np
 
 from ..problems import Gaussian, GradientDescent, MinibatchSGD, NormalisedSGD, OnlineSGD, PowerLaw, schedules
 from ..problems import _checks as checks
-from ._base import AbstractNet, Ensemble, Frozen
+from ._base import Frozen
 from ._batches import check_batch, drawn_samples, no_steps, runs_at_once, whole_batch_size
-
-_MOST_MODES = 2**20
+from ._features import AbstractFeatureNet
 
 # Inputs held side by side, over runs: enough to fill the cores, few enough to stay in cache and memory.
 _INPUTS_AT_ONCE = 2**20
 
 
-class RandomFeatures(AbstractNet):
+class RandomFeatures(AbstractFeatureNet):
     r"""The linear function $f(x) = \theta\cdot x$, $\theta = A^T w/\sqrt N$, of inputs $x_k \sim N(0, \lambda_k)$.
 
     $A_{ij} \sim N(0, 1)$ is frozen and $w$ `[members, features]` trains from 0; with several `members` $f$ is the mean
@@ -36,32 +35,14 @@ class RandomFeatures(AbstractNet):
     frozen: Frozen = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
-    @classmethod
-    def init(cls, design, task, size: int, key) -> "RandomFeatures":
-        """Zero weights on one draw of the features."""
-        weights, features = _draw(design, _modes(task) * size, size, key)
-        return cls(weights, features, Frozen(design), size)
-
-    @classmethod
-    def ensemble(cls, design, task, size: int, seeds: int, key) -> Ensemble:
-        """`seeds` independent networks."""
-        keys, dim = jax.random.split(key, checks.integer("seeds", seeds)), _modes(task) * size
-        weights, features = jax.vmap(lambda k: _draw(design, dim, size, k))(keys)
-        return Ensemble(cls(weights, features, Frozen(design), size), paired=False)
-
-    @property
-    def learning_rate_scale(self) -> float:
-        """Raw step over learning rate, 1."""
-        return 1.0
+    @staticmethod
+    def start(design, count: int):
+        return jnp.zeros((design.members, count)), (design.members,)
 
     @property
     def coefficients(self):
         r"""$\theta$ `[modes]`, the mean over members."""
         return jnp.mean(_coefficients(self.weights, self.features), axis=0)
-
-    def __call__(self, x):
-        """The output, a scalar, for one input `[modes]`."""
-        return x @ self.coefficients
 
     def on_features(self, task) -> Gaussian:
         r"""What this network's features make of a task: Gaussian modes, and the unreachable target as label noise.
@@ -104,10 +85,8 @@ class RandomFeatures(AbstractNet):
         check_normalised(self.design, protocol)
         batch = 0 if isinstance(protocol, GradientDescent) else whole_batch_size(protocol) * self.size
         count = 0 if fresh else task.sample_count(self.size) or 0
-        weights, dim = weights[:, 0], _modes(task) * self.size
-        expected = weights.shape[-1] if self.features is None else self.features.shape[-1]
-        if dim != expected:
-            raise ValueError(f"task must have the network's {expected} modes; it has {dim}.")
+        weights = weights[:, 0]
+        self.check_modes(task, weights.shape[-1])
         features = self.features
         if features is not None:
             features = features.reshape(len(weights), *features.shape[-3:])
@@ -158,25 +137,6 @@ def number_of_samples(task):
         ratio = checks.concrete(task.sample_ratio)
         return None if ratio is None else float(ratio) * len(task.eigenvalues)
     return checks.concrete(task.samples)
-
-
-def _draw(design, dim: int, size: int, key) -> tuple[Any, Any]:
-    members = design.members
-    if design.features is None:
-        return jnp.zeros((members, dim)), None
-    count = max(1, round(float(design.features) * size))
-    return jnp.zeros((members, count)), jax.random.normal(key, (members, count, dim))
-
-
-def _modes(task) -> int:
-    checks.instance("task", task, (PowerLaw, Gaussian), "power_law or gaussian")
-    modes = task.modes if isinstance(task, PowerLaw) else task.eigenvalues.shape[0]
-    if modes is None or modes > _MOST_MODES:
-        raise ValueError(
-            f"modes must be at most {_MOST_MODES} for a finite network, which holds every mode; "
-            f"it is {modes}. The theory alone takes any number."
-        )
-    return modes
 
 
 def _coefficients(weights, features):

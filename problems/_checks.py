@@ -86,6 +86,18 @@ def integer(name: str, value: Any, *, low: int = 1, high: int | None = None) -> 
     return int(value)
 
 
+def sizes(value: Any, *, least: int = 1) -> tuple[int, ...]:
+    """Sizes of networks in increasing order: at least `least` different whole numbers."""
+    try:
+        given = tuple(value)
+    except TypeError:
+        raise TypeError(f"sizes must be a list of whole numbers; {shown(value)} was given.") from None
+    given = tuple(sorted(integer("sizes", size) for size in given))
+    if len(given) < least or len(set(given)) != len(given):
+        raise ValueError(f"sizes must be {least} or more different whole numbers; {given} was given.")
+    return given
+
+
 def flag(name: str, value: Any) -> bool:
     """A Python boolean."""
     if not isinstance(value, (bool, np.bool_)):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import _checks as checks
+from ._files import replaced
 from ._protocols import AbstractSteps, GradientDescent, MinibatchSGD, NormalisedSGD, OnlineSGD
 
 FORMAT, VERSION = "limitax schedule", 1
@@ -88,7 +89,8 @@ def save(protocol: AbstractSteps, path: str | os.PathLike, net=None) -> None:
         record["schedules"][schedule] = np.asarray(values).astype(np.float64).tolist()
     if net is not None:
         record["network"] = _network(name, record["schedules"], net)
-    _write(_text(record), Path(path))
+    with replaced(path) as file:
+        file.write_text(_text(record), encoding="utf-8")
 
 
 def load(path: str | os.PathLike) -> AbstractSteps:
@@ -202,15 +204,6 @@ def _text(record: dict[str, Any]) -> str:
         return "{\n" + inner + "\n" + " " * indent + "}"
 
     return lines(record, 0) + "\n"
-
-
-def _write(text: str, path: Path) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _no_number(text: str):

@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 from typing import Any, Self
 
 import equinox as eqx
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _checks as checks
+from ._files import replaced
 
 STATUS = ("converged", "diverged", "not converged", "overflow")
 CONVERGED, DIVERGED, NOT_CONVERGED, OVERFLOW = range(4)
@@ -179,14 +179,9 @@ def _variable(name: str, value, lead: tuple[str, ...], record: Trajectory):
 
 
 def write_netcdf(dataset, path: str | os.PathLike) -> None:
-    """Writes a dataset to a file beside `path` and renames it, so that `path` is never half written."""
-    path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        dataset.to_netcdf(temporary, engine="netcdf4")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes a dataset to a netCDF file that is never half written."""
+    with replaced(path) as file:
+        dataset.to_netcdf(file, engine="netcdf4")
 
 
 def first_divergence(loss) -> Any:

@@ -1,4 +1,5 @@
 from ._adjoint_scan import ADJOINTS, adjoint_scan
+from ._alignment import centred_alignment, kernel_alignment
 from ._alternating_flow import Jumps, alternating_flow, diagonal_coefficients, diagonal_flow
 from ._averaged_moment import AveragedMoment, averaged_moment
 from ._balanced_flow import balanced_flow, integrate, logistic_growth, two_layer_flow
@@ -48,7 +49,6 @@ from ._precision import HIGHEST, as_float, context, double, in_precision, single
 from ._quadratic_moments import (
     DescentDrive,
     UnitMoments,
-    centred_alignment,
     quadratic_kernel,
     quadratic_moments,
     quadratic_output,
@@ -141,6 +141,7 @@ __all__ = [
     "in_precision",
     "initial_units",
     "integrate",
+    "kernel_alignment",
     "laguerre_terms",
     "learned_features",
     "linear_fluctuations",

@@ -125,14 +125,6 @@ def quadratic_kernel(x, other, moments: UnitMoments, curvature):
     return _matmul(x, other.T) * (1 + curvature * (left[:, None] + right) + curvature**2 * bent)
 
 
-def centred_alignment(kernel, y):
-    r"""$\tilde y^T\tilde K\tilde y/|\tilde K||\tilde y|^2$ with the means over the samples taken off on all sides."""
-    kernel = kernel - jnp.mean(kernel, 0)
-    kernel = kernel - jnp.mean(kernel, 1, keepdims=True)
-    y = y - jnp.mean(y)
-    return _matmul(y, _matmul(kernel, y)) / (jnp.sqrt(jnp.sum(kernel**2)) * jnp.sum(y**2))
-
-
 def _matmul(a, b):
     return jnp.matmul(a, b, precision=HIGHEST)
 

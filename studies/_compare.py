@@ -141,7 +141,7 @@ def compare(
     if quantities is not None:
         checks.instance("quantities", quantities, (tuple, list), "a list of names")
     checks.flag("fluctuations", fluctuations)
-    sizes = _check_sizes(sizes)
+    sizes = checks.sizes(sizes)
     if limit.exact_at_any_size(task, protocol):
         sizes = None
     key = default_key(key)
@@ -220,17 +220,6 @@ def extrapolation(variances, sizes) -> np.ndarray:
     precision = 1.0 / np.maximum(variances, 1e-300)
     normal = design.T @ (precision[:, None] * design)
     return np.linalg.solve(normal, design.T * precision)[0]
-
-
-def _check_sizes(sizes) -> tuple[int, ...]:
-    try:
-        sizes = tuple(sizes)
-    except TypeError:
-        raise TypeError(f"sizes must be a list of whole numbers; {checks.shown(sizes)} was given.") from None
-    sizes = tuple(sorted(checks.integer("sizes", size) for size in sizes))
-    if not sizes or len(set(sizes)) != len(sizes):
-        raise ValueError(f"sizes must be one or more different whole numbers; {sizes} was given.")
-    return sizes
 
 
 def _check_runs(run: Trajectory, size: int, seeds: int) -> None:

@@ -137,6 +137,19 @@ def draw_predictions(ax, report: "Comparison", name: str = "predictions", most: 
     ax.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
+def width_axis(ax, widths, **labels) -> None:
+    """Logarithmic axes over widths, with a tick at each of them."""
+    ax.set(xscale="log", yscale="log", xlabel="width $N$", **labels)
+    ticks(ax, widths)
+    ax.legend(frameon=False, fontsize=7)
+
+
+def ticks(ax, values) -> None:
+    """Whole numbers on an axis, and nothing between them."""
+    ax.set_xticks(values, [f"{int(value)}" for value in values])
+    ax.minorticks_off()
+
+
 def draw_convergence(ax, report: "Comparison", most: int = 3) -> None:
     """Distance from the theory against size: single runs, expected as size to the -1/2, and seed means."""
     sizes = np.asarray(report.sizes, float)
@@ -154,8 +167,7 @@ def draw_convergence(ax, report: "Comparison", most: int = 3) -> None:
     ax.set(xscale="log", yscale="log", xlabel=report.limit.size_name, ylabel="relative distance from theory")
     lowest = min(min(report.errors[name]) for name in names)
     ax.set_ylim(bottom=max(lowest / 30, 1e-6))
-    ax.set_xticks(sizes, [f"{int(s)}" for s in sizes])
-    ax.minorticks_off()
+    ticks(ax, sizes)
     title = f"filled: single runs; open: mean of {report.seeds}"
     ax.legend(fontsize=7, title=title, title_fontsize=7, frameon=False, loc="lower left")
 

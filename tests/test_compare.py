@@ -246,11 +246,11 @@ BAD = {
     "seeds": ({"seeds": 1}, ValueError, "seeds must be at least 2; it is 1."),
     "seeds type": ({"seeds": 2.0}, TypeError, "seeds must be a whole number; float 2.0 was given."),
     "sizes": ({"sizes": 64}, TypeError, "sizes must be a list of whole numbers; int 64 was given."),
-    "no sizes": ({"sizes": []}, ValueError, "sizes must be one or more different whole numbers; () was given."),
+    "no sizes": ({"sizes": []}, ValueError, "sizes must be 1 or more different whole numbers; () was given."),
     "equal sizes": (
         {"sizes": [8, 8]},
         ValueError,
-        "sizes must be one or more different whole numbers; (8, 8) was given.",
+        "sizes must be 1 or more different whole numbers; (8, 8) was given.",
     ),
     "a size": ({"sizes": [8, 0]}, ValueError, "sizes must be at least 1; it is 0."),
     "size type": ({"sizes": [8, "9"]}, TypeError, "sizes must be a whole number; str '9' was given."),

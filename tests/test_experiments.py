@@ -85,7 +85,7 @@ MESSAGES = {
     "pairs": ({"richness": [1.0]}, {}, "learning_rate must have one value a richness; there are 3 and 1."),
     "order": ({"samples": [8, 4]}, {}, "samples must increase; they are [8, 4]."),
     "kernels": ({"kernel_samples": [9]}, {}, "kernel_samples must be among samples; 9 is not."),
-    "one size": ({}, {"sizes": (8,)}, "sizes must be two or more different whole numbers; (8,) was given."),
+    "one size": ({}, {"sizes": (8,)}, "sizes must be 2 or more different whole numbers; (8,) was given."),
     "seeds": ({}, {"seeds": 1}, "seeds must be at least 2; it is 1."),
     "reference": (
         {"reference_width": 16},

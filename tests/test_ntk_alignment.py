@@ -1,8 +1,10 @@
 """The system ntk-alignment: kernels from vanishing weights, by depth and by output."""
 
+import jax.numpy as jnp
 import limitax as lx
 import numpy as np
 import pytest
+from limitax import solvers
 from limitax.gallery import ntk_alignment, system
 
 from .helpers import raises
@@ -40,6 +42,20 @@ def test_alignment_of_orthogonal_inputs_has_a_closed_form():
         expected = (1 + depth) / np.sqrt(4 + (1 + depth) ** 2)
         np.testing.assert_allclose(ntk_alignment.alignment(kernel, task.y), expected, rtol=1e-12)
         np.testing.assert_allclose(ntk_alignment.white_alignment(depth, 5), expected, rtol=1e-12)
+
+
+def test_alignment_of_any_kernel():
+    rng = np.random.default_rng(0)
+    K, y = rng.normal(size=(2, 4, 4)), rng.normal(size=4)
+    whole, centre = (K + K.swapaxes(1, 2)) / 2, np.eye(4) - 1 / 4
+    for name, axis in (("kernel_alignment", np.eye(4)), ("centred_alignment", centre)):
+        kernel, target = axis @ whole @ axis, axis @ y
+        expected = [target @ k @ target / (target @ target * np.linalg.norm(k)) for k in kernel]
+        with solvers.double():
+            found = getattr(solvers, name)(*solvers.as_float((K, y)))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert solvers.kernel_alignment(jnp.asarray(K[0]), jnp.zeros(4)) == 0
+    assert solvers.kernel_alignment(jnp.zeros((4, 4)), jnp.asarray(y)) == 0
 
 
 def test_a_kernel_that_speeds_up_learning_conserves():
