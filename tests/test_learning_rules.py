@@ -125,20 +125,77 @@ def test_leading_order_of_linear_networks():
     assert abs(np.log2(gaps[1] / gaps[0]) - 4) < 0.3
 
 
+WHITE = lx.tasks.from_arrays(np.sqrt(2) * np.eye(2), np.array([1.0, -0.6]))
+TWO_LINEAR_LAYERS = {
+    "backpropagation": None,
+    "feedback alignment, independent": lx.rules.FeedbackAlignment(0.0),
+    "feedback alignment, correlated": lx.rules.FeedbackAlignment(0.6),
+    "direct feedback alignment": lx.rules.DirectFeedbackAlignment(),
+    "Hebb": lx.rules.Hebb(),
+}
+
+
+def closed_flow(name, richness, y, times):
+    r"""Outputs, the diagonal of $\Phi$ and the tangent kernel in the end, by the flow of two linear layers on orthogonal
+    inputs with unit kernel; time goes by the sum over samples.
+
+    But for Hebb only the direction of the targets moves, in which, with $H$ the kernel along it,
+
+    - backpropagation: $H = G = \sqrt{1 + \gamma^2f^2}$;
+    - feedback alignment, of which $\rho = 0$ is direct: $\gamma f = (1 + \rho)a + a^3/2$, $\dot a = \gamma(|y| - f)$,
+      $H = 1 + a^2$, $\langle g\tilde g\rangle = \rho + a^2/2$.
+
+    Hebb moves every sample: $\dot f = [H + \gamma\Delta f]\Delta$, $\dot H = 2\gamma\Delta^2H$.
+    """
+    from scipy.integrate import solve_ivp
+
+    size, along = np.linalg.norm(y), np.outer(y, y) / (y @ y)
+
+    def flow(rate, start):
+        return solve_ivp(lambda _, state: rate(state), (0, times[-1]), start, t_eval=times, rtol=1e-10, atol=1e-12).y
+
+    def hebbian(state):
+        f, H = np.split(state, 2)
+        return np.concatenate([(H + richness * (y - f) * f) * (y - f), 2 * richness * (y - f) ** 2 * H])
+
+    if name == "Hebb":
+        f, H = np.split(flow(hebbian, np.array([0.0, 0, 1, 1])), 2)
+        return f.T, H.T, None
+    if name == "backpropagation":
+        f = flow(lambda f: 2 * np.sqrt(1 + richness**2 * f**2) * (size - f), [0.0])[0]
+        H = G = np.sqrt(1 + richness**2 * f**2)
+    else:
+        rho = {"feedback alignment, correlated": 0.6}.get(name, 0.0)
+        output = lambda a: ((1 + rho) * a + a**3 / 2) / richness  # noqa: E731
+        a = flow(lambda a: richness * (size - output(a)), [0.0])[0]
+        f, H, G = output(a), 1 + a**2, rho + a**2 / 2
+    Phi = np.eye(2) + (H[-1] - 1) * along
+    return np.outer(f, y / size), 1 + np.outer(H - 1, np.diag(along)), Phi + G[-1] * np.eye(2)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("correlation", [0.0, 0.6])
-def test_feedback_alignment_of_two_linear_layers(correlation):
-    r"""On one sample, with $a$ from $\gamma y = (1+\rho)a + a^3/2$: $H = 1 + a^2$ and
-    $\langle g\tilde g\rangle = \rho + a^2/2$ at the end."""
-    richness, found = 1.5, []
-    limit = MLP(1, "identity", richness, rule=lx.rules.FeedbackAlignment(correlation))
-    task = lx.tasks.from_arrays(np.ones((1, 1)), np.ones(1))
-    for rate in (0.02, 0.01):
-        theory = limit.solve(task, lx.GradientDescent(rate, steps=int(15 / rate)), keep="diagonal")
-        found.append([theory.kernels["Phi", 1][-1, 0, 0], theory.extras["ntk"][-1, 0, 0]])
-    flow = 2 * np.array(found[1]) - found[0]  # without the error of order of the step
-    a = next(r.real for r in np.roots([0.5, 0, 1 + correlation, -richness]) if abs(r.imag) < 1e-9)
-    np.testing.assert_allclose(flow, [1 + a**2, 1 + a**2 + correlation + a**2 / 2], rtol=1e-3)
+@pytest.mark.parametrize("name", TWO_LINEAR_LAYERS)
+def test_two_linear_layers_flow_to_their_fixed_points(name):
+    richness, time = 1.5, 12.0
+    limit, found = MLP(1, "identity", richness, rule=TWO_LINEAR_LAYERS[name]), []
+    for rate in (0.04, 0.02):
+        theory = limit.solve(WHITE, lx.GradientDescent(2 * rate, steps=round(time / rate)), keep="diagonal")
+        every = round(0.04 / rate)
+        diagonal = np.einsum("tmm->tm", theory.kernels["Phi", 1])
+        found.append((theory.predictions[::every], diagonal[::every], theory.extras["ntk"][-1]))
+    # without the error of order of the step
+    f, diagonal, kernel = (2 * fine - coarse for coarse, fine in zip(*found, strict=True))
+    expected = closed_flow(name, richness, WHITE.y, np.linspace(0, time, len(f)))
+    np.testing.assert_allclose(f, expected[0], atol=1e-3)
+    np.testing.assert_allclose(f[-1], WHITE.y, atol=1e-3)
+    np.testing.assert_allclose(diagonal, expected[1], rtol=1e-3)
+    if name == "backpropagation":
+        y = WHITE.y
+        np.testing.assert_allclose(y @ kernel @ y / (y @ y), 2 * np.sqrt(1 + richness**2 * y @ y), rtol=1e-3)
+    if name != "Hebb":
+        np.testing.assert_allclose(kernel, expected[2], atol=1e-3)
+    else:
+        assert np.max(np.abs(kernel - np.diag(np.diag(kernel)))) < 1e-9  # and so does not turn to the targets
 
 
 @pytest.mark.slow
