@@ -22,6 +22,7 @@ from .studies import (
     Frontier,
     Optimum,
     PrecisionLaw,
+    Sensitivity,
     Verification,
     benign_bounds,
     compare,
@@ -29,6 +30,7 @@ from .studies import (
     depth_limit,
     final_loss,
     optimise,
+    sensitivity,
     verify,
 )
 
@@ -48,6 +50,7 @@ __all__ = [
     "OnlineSGD",
     "Optimum",
     "PrecisionLaw",
+    "Sensitivity",
     "Sharpness",
     "Spectrum",
     "Trajectory",
@@ -65,6 +68,7 @@ __all__ = [
     "problems",
     "rules",
     "schedules",
+    "sensitivity",
     "sharpness",
     "solvers",
     "spectrum",

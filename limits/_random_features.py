@@ -358,6 +358,8 @@ def _certificates(task, protocol):
         best = loss / ((1 + 2 * drive.inverse_batch) * loss + drive.inverse_batch * noise_power) / lam
         found["one_mode"] = jnp.max(jnp.abs(eta / best - 1))
     window = slice(int(np.ceil(0.2 * eta.size)), int(0.95 * eta.size) + 1)
+    if loss[window].size < 2:
+        return found
     remaining = jnp.cumsum(eta[::-1])[::-1] - eta
     kernel = jax.lax.map(lambda s: jnp.sum(bins.weights * lam * jnp.exp(-2 * lam * s)), remaining[window])
     law = eta[window] * jnp.sqrt(kernel)

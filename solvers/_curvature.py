@@ -143,9 +143,12 @@ def _top(problem: _Problem) -> Curvature:
     bisection = optimistix.Bisection(rtol=1e-14, atol=1e-14)
     highest = -jnp.log(still.q)
     lowest = highest - 20.0
-    slope = lambda u, _: jax.grad(lam, argnums=1)(still, u)  # noqa: E731
+    slope = jax.grad(lam, argnums=1)
     limits = {"lower": lowest, "upper": highest - 1e-9}
-    edge = optimistix.root_find(slope, bisection, highest - 1.0, options=limits, throw=False).value
+    # in a history that has diverged there is no edge
+    bracketed = slope(still, limits["lower"]) * slope(still, limits["upper"]) < 0
+    bend = lambda u, _: jnp.where(bracketed, slope(still, u), u - highest + 1.0)  # noqa: E731
+    edge = optimistix.root_find(bend, bisection, highest - 1.0, options=limits, throw=False).value
 
     def determinant(u, _=None):
         S = _singular(still, u)
@@ -154,8 +157,9 @@ def _top(problem: _Problem) -> Curvature:
 
     # outwards from far away, where the determinant is 1, the first change of sign is the largest eigenvalue
     grid = jnp.linspace(edge - jnp.log(1e3), edge, _GRID)
-    negative = jax.lax.map(determinant, grid) < 0
-    exists, first = jnp.any(negative), jnp.maximum(first_true(negative), 1)
+    determinants = jax.lax.map(determinant, grid)
+    exists = jnp.any(determinants < 0) & jnp.all(jnp.isfinite(determinants))
+    first = jnp.maximum(first_true(determinants < 0), 1)
     limits = {"lower": grid[first - 1], "upper": grid[first]}
     middle = 0.5 * (limits["lower"] + limits["upper"])
     safe = lambda u, _: jnp.where(exists, determinant(u), u - middle)  # noqa: E731
@@ -165,7 +169,7 @@ def _top(problem: _Problem) -> Curvature:
     value, moved = jax.jvp(lambda u: form(still, u), (u,), (jnp.ones_like(u),))
     u = u - jnp.where(exists, form(problem, u) - value, 0.0) / jnp.where(exists, moved, 1.0)
     # the edge is stationary in its parameter, which needs no derivative
-    bulk = lam(problem, fixed(edge))
+    bulk = jnp.where(bracketed, lam(problem, fixed(edge)), jnp.nan)
     return Curvature(jnp.where(exists, lam(problem, u), bulk), bulk, exists)
 
 

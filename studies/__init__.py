@@ -8,6 +8,7 @@ from ._final_loss import final_loss
 from ._optimise import METHODS, Optimum, optimise
 from ._precision_law import ComputeOptimum, PrecisionLaw
 from ._progress import show_progress, track, working
+from ._sensitivity import Sensitivity, sensitivity
 from ._verify import Verification, verify
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Frontier",
     "Optimum",
     "PrecisionLaw",
+    "Sensitivity",
     "Verification",
     "benign_bounds",
     "check_bounded_rate",
@@ -28,6 +30,7 @@ __all__ = [
     "final_loss",
     "frontier_of",
     "optimise",
+    "sensitivity",
     "show_progress",
     "track",
     "verify",

@@ -41,7 +41,7 @@ def tuned(problem: Problem, best: dict[str, Any], shapes: bool | dict[str, Any])
         protocol = shape if isinstance(shape, AbstractProtocol) else problem.owners["protocol"]
         shape = np.asarray(getattr(shape, "learning_rate", shape), np.float64)
         shape = np.broadcast_to(shape, rates.shape) / np.max(shape)
-        folded = problem.folded(best | {"protocol": protocol})
+        folded = problem.at(best | {"protocol": protocol}).folded()
         low, high = middle - _REACH, middle + _REACH
         for _ in range(_REFINEMENTS + 1):
             peaks = np.logspace(low, high, _PEAKS)

@@ -24,7 +24,7 @@ class Control(eqx.Module):
     r"""One field of the protocol, the limit or the task, and the scale $u$ on which it is searched.
 
     $u = v$ for exponents, $u = \log\frac{v}{1-v}$ for momentum and $u = \log v$ for everything else; `low` and `high`
-    bound $u$. With `knots`, the search has so many values of a schedule, and $u$ is linear in logit-time between them.
+    bound $u$. With `knots`, the search has (at most) so many values of a schedule, and $u$ is linear in logit-time between them.
     """
 
     name: str = eqx.field(static=True)
@@ -38,22 +38,25 @@ class Control(eqx.Module):
     @property
     def size(self) -> int:
         """How many numbers the search has for the field."""
-        return int(np.prod(self.shape)) if self.knots is None else self.knots
+        return int(np.prod(self.shape)) if self.knots is None else len(self._places)
+
+    @property
+    def _places(self) -> np.ndarray:
+        """The steps nearest to even places in logit-time, so that a schedule holds the values of its knots."""
+        times, places = schedules.knot_times(self.shape[0], self.knots)
+        return np.unique(np.abs(times - places[:, None]).argmin(axis=1))
 
     def value(self, u):
         """The value of the field at a point `[size]` of the search."""
         if self.knots is not None:
-            times, places = schedules.knot_times(self.shape[0], self.knots)
-            u = jnp.interp(times, places, u)
+            times, _ = schedules.knot_times(self.shape[0], self.knots)
+            u = jnp.interp(times, times[self._places], u)
         return _from_scale(self.field, u).reshape(self.shape)
 
     def position(self, value):
         """The point `[size]` of the search for a value of the field; infinite at the ends of its scale."""
         u = _to_scale(self.field, value).ravel()
-        if self.knots is not None:
-            times, places = schedules.knot_times(self.shape[0], self.knots)
-            u = jnp.interp(places, times, u)
-        return u
+        return u if self.knots is None else u[self._places]
 
     def at_resolution(self, knots: int | None) -> "Control":
         """The same control with so many knots, if it is a schedule with more steps than that."""
@@ -64,7 +67,7 @@ class Control(eqx.Module):
         """Where a value touches one of its bounds, in the shape of the field."""
         with np.errstate(divide="ignore"):
             u = _to_scale(self.field, np.asarray(value, np.float64), np)
-        return (u <= self.low + _NEAR) & np.isfinite(self.low) | (u >= self.high - _NEAR) & np.isfinite(self.high)
+        return touching(u, self.low, self.high)
 
 
 def controls(over: str | Sequence[str], owners: dict[str, Any], bounds: dict[str, Any] | None) -> tuple[Control, ...]:
@@ -124,6 +127,11 @@ def box(found: tuple[Control, ...]):
     """The lowest and the highest point of the search."""
     sizes = [control.size for control in found]
     return np.repeat([c.low for c in found], sizes), np.repeat([c.high for c in found], sizes)
+
+
+def touching(x, low, high):
+    """Where a point of the search is at a finite bound."""
+    return (x <= low + _NEAR) & np.isfinite(low) | (x >= high - _NEAR) & np.isfinite(high)
 
 
 def values(found: tuple[Control, ...], x) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from ..problems import GradientDescent, MinibatchSGD, Trajectory, default_key, objectives, resolve
+from ..problems import GradientDescent, MinibatchSGD, Trajectory, default_key, objectives
 from ..problems import _checks as checks
 from ..solvers import as_float, double
 from . import _controls
@@ -54,6 +54,7 @@ class Optimum:
     - `at_bound`: by name, where the best value touches a bound.
     - `certificates`: numbers by name; see `optimise`.
     - `benchmarks`: the tuned protocols whose values are in `certificates["benchmarks"]`, by name.
+    - `problem`: what was searched, for `sensitivity`.
     - `status`: `"converged"` if `stationarity` is within tolerance, `"not converged"`, or `"diverged"`.
     """
 
@@ -71,17 +72,17 @@ class Optimum:
     status: str
     certificates: dict[str, Any] = field(default_factory=dict)
     benchmarks: dict[str, Any] = field(default_factory=dict)
-    over: tuple[str, ...] = ()
+    problem: Any = field(default=None, repr=False)
+
+    @property
+    def over(self) -> tuple[str, ...]:
+        """The names of what was free."""
+        return tuple(control.name for control in self.problem.controls)
 
     @property
     def found(self) -> dict[str, np.ndarray]:
         """The best values of what was free, by name."""
-        return {
-            name: np.asarray(getattr(getattr(self, slot.owner), slot.field)) for name, slot in self._slots().items()
-        }
-
-    def _slots(self):
-        return {name: resolve(name, protocol=self.protocol, limit=self.limit, task=self.task) for name in self.over}
+        return {c.name: np.asarray(getattr(getattr(self, c.owner), c.field)) for c in self.problem.controls}
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain data, for JSON."""
@@ -248,7 +249,7 @@ def optimise(
         at_bound={c.name: c.at_bound(getattr(best[c.owner], c.field)) for c in problem.controls},
         status=status,
         certificates=certificates,
-        over=tuple(c.name for c in problem.controls),
+        problem=problem.at_resolution(levels[-1]).at(best),
         benchmarks={name: tuned_protocol for name, (tuned_protocol, _) in compared.items()},
     )
 

@@ -54,10 +54,13 @@ class Problem(eqx.Module):
         """The same with schedules between so many knots."""
         return dataclasses.replace(self, controls=tuple(c.at_resolution(knots) for c in self.controls))
 
-    def folded(self, owners: dict[str, Any] | None = None) -> "Problem":
-        """The same, about other values if given, with its zeros part of the structure."""
-        owners = dict(self.owners if owners is None else owners)
-        return dataclasses.replace(self, owners=owners | {"protocol": fold_zeros(owners["protocol"])})
+    def at(self, owners: dict[str, Any]) -> "Problem":
+        """The same about other values."""
+        return dataclasses.replace(self, owners=owners)
+
+    def folded(self) -> "Problem":
+        """The same with its zeros part of the structure."""
+        return self.at(self.owners | {"protocol": fold_zeros(self.owners["protocol"])})
 
 
 class _Floored(objectives.AbstractObjective):
@@ -93,7 +96,7 @@ def descend(
     shift: float = 0.0,
 ) -> Found:
     """L-BFGS from every start at the first resolution, and from the best of them at the others."""
-    problem = problem if derivative == "reverse" else _in_forward_mode(problem)
+    problem = problem if derivative == "reverse" else in_forward_mode(problem)
     limits = {"max_evaluations": max_evaluations, "tolerance": np.float64(tolerance), "derivative": derivative}
     owners, reached, evaluations, history = dict(starts[0]), np.empty(0), 0, []
     for level in levels:
@@ -157,7 +160,7 @@ def stationarity(problem: Problem, owners: dict[str, Any]) -> float:
 def value_of(problem: Problem, owners: dict[str, Any], keys=None) -> np.ndarray:
     """The objective at a point, under each of `keys` if given."""
     with double():
-        values = _values(problem.folded(owners), jnp.stack([problem.key]) if keys is None else keys)
+        values = _values(problem.at(owners).folded(), jnp.stack([problem.key]) if keys is None else keys)
     return np.asarray(to_host(values), np.float64)
 
 
@@ -206,7 +209,7 @@ def _scattered(problem: Problem, x, count: int):
     return jnp.concatenate([x, jnp.stack(further)]) if further else x
 
 
-def _in_forward_mode(problem: Problem) -> Problem:
+def in_forward_mode(problem: Problem) -> Problem:
     if "adjoint" not in inspect.signature(type(problem.owners["limit"]).solve).parameters:
         return problem
     return dataclasses.replace(problem, options=problem.options | {"adjoint": "direct"})
