@@ -90,6 +90,32 @@ def test_gated_linear_kernels_have_one_term_for_every_weight():
     assert error < 0.02 * np.linalg.norm(f[:, :3])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*RULES, "gated linear"])
+def test_lazy_kernels_are_those_of_wide_networks(name):
+    """Closed form, limit and networks within 2 per cent, before and after training."""
+    if name == "gated linear":
+        rule, (Phi, slopes) = lx.rules.GatedLinear(), erf_kernels(TASK.x, 1)
+        exact = 3 * slopes[1] ** 2 * Phi[0]
+    else:
+        rule, weights = RULES[name]
+        exact = lazy_kernel(TASK.x, 2, weights)
+    design, width, seeds = lx.limits.MLP(2, "erf", 0.1, rule=rule), 512, 64
+    found = []
+    for key in jax.random.split(jax.random.key(1), 4):
+        nets = design.ensemble(TASK, size=width, seeds=seeds, key=key)
+        found.append(lx.nets.train(nets, TASK, lx.GradientDescent(0.2, steps=3), ntk=True).extras["ntk"])
+    kernels, size = np.concatenate(found)[:, [0, -1]].astype(float), np.linalg.norm(exact, axis=(0, 1))
+    distance = np.linalg.norm(kernels.mean(0) - exact, axis=(1, 2)) / size
+    noise = np.linalg.norm(kernels.std(0, ddof=1), axis=(1, 2)) / np.sqrt(len(kernels)) / size
+    lazy = lx.limits.MLP(2, "erf", 0.0, rule=rule).solve(
+        TASK, lx.GradientDescent(0.2, steps=1), samples=320_000, replicas=16
+    )
+    assert np.all(distance < 0.02)
+    assert np.all(noise < 0.01)
+    assert np.linalg.norm(lazy.extras["ntk"][0] - exact) < 0.02 * size
+
+
 @pytest.mark.parametrize("loss", ["half_mean_square", "cross_entropy"])
 def test_outputs_of_linear_networks_share_one_kernel(loss):
     """Several outputs, any loss and layer rates: exact coefficients against the kernel of a linear network."""
