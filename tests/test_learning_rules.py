@@ -136,8 +136,8 @@ TWO_LINEAR_LAYERS = {
 
 
 def closed_flow(name, richness, y, times):
-    r"""Outputs, the diagonal of $\Phi$ and the last tangent kernel, by the flow of two linear layers on orthogonal inputs
-    with unit kernel; time goes by the sum over samples.
+    r"""Outputs, the diagonal of $\Phi$ and the last tangent kernel, by the flow of two linear layers on orthogonal
+    inputs with unit kernel; time goes by the sum over samples.
 
     But for Hebb only the direction of the targets moves, in which, with $H$ the kernel along it,
 
