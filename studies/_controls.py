@@ -24,7 +24,8 @@ class Control(eqx.Module):
     r"""One field of the protocol, the limit or the task, and the scale $u$ on which it is searched.
 
     $u = v$ for exponents, $u = \log\frac{v}{1-v}$ for momentum and $u = \log v$ for everything else; `low` and `high`
-    bound $u$. With `knots`, the search has (at most) so many values of a schedule, and $u$ is linear in logit-time between them.
+    bound $u$. With `knots`, the search has (at most) so many values of a schedule, and $u$ is linear in logit-time
+    between them.
     """
 
     name: str = eqx.field(static=True)
@@ -43,7 +44,7 @@ class Control(eqx.Module):
     @property
     def _places(self) -> np.ndarray:
         """The steps nearest to even places in logit-time, so that a schedule holds the values of its knots."""
-        times, places = schedules.knot_times(self.shape[0], self.knots)
+        times, places = schedules.knot_times(self.shape[0], self.size if self.knots is None else self.knots)
         return np.unique(np.abs(times - places[:, None]).argmin(axis=1))
 
     def value(self, u):

@@ -185,6 +185,7 @@ def optimise(
     if method is not None:
         checks.choice("method", method, METHODS)
     checks.integer("max_evaluations", max_evaluations)
+    checks.integer("new_keys", new_keys, low=0)
     levels = _levels(knots)
     owners = {"protocol": protocol, "limit": limit, "task": task}
     problem = Problem(
@@ -220,7 +221,7 @@ def optimise(
         certificates["starts"] = found.starts.tolist()
     if trajectory.sampling_error is not None and new_keys:
         with double():
-            keys = jax.random.split(jax.random.fold_in(problem.key, 1), checks.integer("new_keys", new_keys))
+            keys = jax.random.split(jax.random.fold_in(problem.key, 1), new_keys)
         again = value_of(problem, best, keys)
         error = np.std(again, ddof=1) / len(again) ** 0.5 if len(again) > 1 else np.nan
         certificates["new_keys"] = {"value": float(np.mean(again)), "standard_error": float(error)}
