@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from ..nets import _centred as centred
 from ..problems import Dataset, GradientDescent, key_name, tasks
 from ..problems import _checks as checks
 from ..solvers._arc_cosine import relu_tangent_kernel
-from ..studies import track
+from ..studies import AGREEMENT, track
 from ..studies._ensembles import crossing, ensemble_error, log_slope
 from ..studies._kernel_flow import kernel_flow
 from ._experiment import Claim, Findings, Stopwatch, deviations, label, size_keys, widest
@@ -25,11 +26,11 @@ QUANTITIES = ("single", "ensemble", "variance")
 
 @dataclass(frozen=True)
 class Problem:
-    """The grid: one `limit`, `protocol` and name for each richness, one `task` whose first samples are learned."""
+    """The grid: one `limit` and `protocol` for each richness; of each of the `tasks` the first samples are learned."""
 
     limits: tuple[limits.MLP, ...]
     protocols: tuple[GradientDescent, ...]
-    task: Dataset
+    tasks: tuple[Dataset, ...]
     samples: tuple[int, ...]
     kernel_samples: tuple[int, ...]
     reference_width: int | None
@@ -40,10 +41,6 @@ class Problem:
         """Richness of each limit."""
         return tuple(float(limit.richness) for limit in self.limits)
 
-    def part(self, samples: int) -> Dataset:
-        """The first `samples` of the data."""
-        return tasks.from_arrays(self.task.x[:samples], self.task.y[:samples])
-
 
 def build(
     richness=(0.03, 1.0, 4.0),
@@ -52,16 +49,18 @@ def build(
     depth: int = 2,
     dim: int = 5,
     degree: int = 2,
-    samples=(8, 16, 32, 64, 128, 256, 512),
+    samples=(16, 32, 64, 128, 256, 512),
     kernel_samples=(64, 256),
     test_samples: int = 800,
     reference_width: int | None = None,
     reference_seeds: int = 3,
+    draws: int = 3,
     data_seed: int = 0,
 ) -> Problem:
     """ReLU networks without biases that learn a polynomial of one direction on the sphere.
 
-    `richness` and `learning_rate` go together; `reference_width` is by default twice the largest size.
+    `richness` and `learning_rate` go together; `reference_width` is by default twice the largest size. All networks
+    learn `draws` independent data sets.
     """
     richness = checks.array("richness", richness, ndim=1, above=0.0)
     rates = checks.array("learning_rate", learning_rate, ndim=1, above=0.0)
@@ -75,18 +74,23 @@ def build(
         raise ValueError(f"kernel_samples must be among samples; {min(missing)} is not.")
     if reference_width is not None:
         checks.integer("reference_width", reference_width)
-    task = tasks.sphere(
-        jax.random.key(checks.integer("data_seed", data_seed, low=0, high=2**32 - 1)),
-        samples=samples[-1],
-        dim=dim,
-        test_samples=checks.integer("test_samples", test_samples),
-        target="gegenbauer",
-        degree=degree,
+    key = jax.random.key(checks.integer("data_seed", data_seed, low=0, high=2**32 - 1))
+    checks.integer("test_samples", test_samples)
+    sets = (
+        tasks.sphere(
+            jax.random.fold_in(key, draw),
+            samples=samples[-1],
+            dim=dim,
+            test_samples=test_samples,
+            target="gegenbauer",
+            degree=degree,
+        )
+        for draw in range(checks.integer("draws", draws, low=2))
     )
     return Problem(
         tuple(limits.MLP(depth, "relu", g) for g in richness),
         tuple(GradientDescent(rate, steps=steps) for rate in rates),
-        task,
+        tuple(sets),
         samples,
         kernel_samples,
         reference_width,
@@ -109,67 +113,34 @@ def conduct(problem: Problem, sizes, seeds: int, key) -> Findings:
 
     watch = Stopwatch()
     reference_width = widest(problem.reference_width, sizes)
-    y_test = problem.task.y_test
-    theories = _static(problem) if problem.richness[0] <= LAZY else None
+    theories = [_static(problem, task) for task in problem.tasks] if problem.richness[0] <= LAZY else None
     watch.lap("theory")
-
-    shape = len(problem.limits), len(problem.samples)
-    found = {name: np.zeros((shape[0], len(sizes), shape[1])) for name in QUANTITIES}
-    kernels = np.zeros((2, shape[0], len(sizes), len(problem.kernel_samples)))
-    reference, deviation, last = np.zeros(shape), np.zeros((2, shape[1])), {}
-    keys = size_keys(key, (*sizes, reference_width))
-    jobs = [(size, i, k) for size in (*sizes, reference_width) for i in range(shape[0]) for k in range(shape[1])]
-    for size, i, k in track(jobs, "finite networks"):
-        count, part = problem.samples[k], problem.part(problem.samples[k])
-        number = problem.reference_seeds if size == reference_width else seeds
-        nets = centred.draw(problem.limits[i], problem.task.dim, size, number, keys[size])
-        run = centred.train_centred(nets, part, problem.protocols[i], problem.task.x_test)
-        outputs = run.outputs[:, 0]
-        error = ensemble_error(outputs, y_test)
-        if count == problem.samples[-1]:
-            last[size, i] = outputs.mean(0), error.variance
-        if size == reference_width:
-            reference[i, k] = error.infinite
-            if i == 0 and theories is not None:
-                deviation[0, k] = np.sum((outputs.mean(0) - theories[k]) ** 2)
-                deviation[1, k] = np.sum(outputs.var(0, ddof=1)) / number
-            continue
-        for name in QUANTITIES:
-            found[name][i, sizes.index(size), k] = getattr(error, name)
-        if count in problem.kernel_samples:
-            place = i, sizes.index(size), problem.kernel_samples.index(count)
-            for kind, ensemble in enumerate((nets, run.nets)):
-                learned = _with_kernels(ensemble, part, problem.task.x_test, problem.protocols[i])
-                kernels[kind][place] = ensemble_error(learned, y_test).single
+    widths = (*sizes, reference_width)
+    draws = [
+        _train(problem, task, widths, seeds, jax.random.fold_in(key, draw)) for draw, task in enumerate(problem.tasks)
+    ]
     watch.lap("finite")
 
-    data = xarray.Dataset(
-        {name: (("richness", "width", "samples"), values) for name, values in found.items()}
-        | {"reference": (("richness", "samples"), reference)}
-        | {
-            f"{name}_kernel": (("richness", "width", "kernel_samples"), values)
-            for name, values in zip(("initial", "final"), kernels, strict=True)
-        },
-        coords={
-            "richness": list(problem.richness),
-            "width": list(sizes),
-            "samples": list(problem.samples),
-            "kernel_samples": list(problem.kernel_samples),
-        },
-        attrs={"reference_width": reference_width, "reference_seeds": problem.reference_seeds, "level": LEVEL},
-    )
+    data = xarray.concat([draw.data for draw in draws], "draw", combine_attrs="override")
     agreement = {}
     if theories is not None:
-        data["static_kernel"] = (("samples",), np.mean((theories - y_test) ** 2, axis=1))
-        agreement["predictions, lazy"] = float(np.sqrt(np.sum(deviation[0]) / np.sum(deviation[1])))
-    for name in ("single", "ensemble"):
-        data[f"onset_{name}"] = (("richness", "width"), _onsets(data, name))
+        squares = [
+            (np.mean((theory - task.y_test) ** 2, axis=1), np.sum((draw.lazy_mean - theory) ** 2))
+            for theory, task, draw in zip(theories, problem.tasks, draws, strict=True)
+        ]
+        data["static_kernel"] = (("draw", "samples"), np.stack([error for error, _ in squares]))
+        noise = sum(draw.lazy_variance for draw in draws)
+        agreement["predictions, lazy"] = float(np.sqrt(sum(distance for _, distance in squares) / noise))
+    _add_onsets(data)
     label(data, _MEANING)
-
-    outputs = {}
-    for i, g in enumerate(problem.richness):
-        means, variances = zip(*(last[size, i] for size in sizes), strict=True)
-        outputs[f"predictions, richness {g:g}"] = last[reference_width, i][0], means, variances
+    outputs = {
+        f"predictions, richness {g:g}": (
+            np.concatenate([draw.last[reference_width, i][0] for draw in draws]),
+            [np.concatenate([draw.last[size, i][0] for draw in draws]) for size in sizes],
+            [np.mean([draw.last[size, i][1] for draw in draws]) for size in sizes],
+        )
+        for i, g in enumerate(problem.richness)
+    }
     return Findings(
         problem,
         data,
@@ -182,6 +153,75 @@ def conduct(problem: Problem, sizes, seeds: int, key) -> Findings:
         seconds=watch.seconds,
         key=key_name(key),
     )
+
+
+class _Draw(NamedTuple):
+    """What networks made of one draw of the data."""
+
+    data: Any
+    last: dict[tuple[int, int], tuple[np.ndarray, float]]  # mean outputs, variance, with all samples
+    lazy_mean: np.ndarray  # [samples, test_samples], of the widest and laziest
+    lazy_variance: float  # of this mean, summed
+
+
+def _train(problem: Problem, task: Dataset, widths, seeds: int, key) -> _Draw:
+    import xarray
+
+    *sizes, reference_width = widths
+    shape = len(problem.limits), len(problem.samples)
+    found = {name: np.zeros((shape[0], len(sizes), shape[1])) for name in QUANTITIES}
+    kernels = np.zeros((2, shape[0], len(sizes), len(problem.kernel_samples)))
+    reference, last = np.zeros(shape), {}
+    lazy_mean, lazy_variance = np.zeros((shape[1], len(task.y_test))), 0.0
+    keys = size_keys(key, widths)
+    jobs = [(size, i, k) for size in widths for i in range(shape[0]) for k in range(shape[1])]
+    for size, i, k in track(jobs, "finite networks"):
+        count = problem.samples[k]
+        part = tasks.from_arrays(task.x[:count], task.y[:count])
+        number = problem.reference_seeds if size == reference_width else seeds
+        nets = centred.draw(problem.limits[i], task.dim, size, number, keys[size])
+        run = centred.train_centred(nets, part, problem.protocols[i], task.x_test)
+        outputs = run.outputs[:, 0]
+        error = ensemble_error(outputs, task.y_test)
+        if count == problem.samples[-1]:
+            last[size, i] = outputs.mean(0), error.variance
+        if size == reference_width:
+            reference[i, k] = error.infinite
+            if i == 0:
+                lazy_mean[k] = outputs.mean(0)
+                lazy_variance += np.sum(outputs.var(0, ddof=1)) / number
+            continue
+        for name in QUANTITIES:
+            found[name][i, sizes.index(size), k] = getattr(error, name)
+        if count in problem.kernel_samples:
+            place = i, sizes.index(size), problem.kernel_samples.index(count)
+            for kind, ensemble in enumerate((nets, run.nets)):
+                learned = _with_kernels(ensemble, part, task.x_test, problem.protocols[i])
+                kernels[kind][place] = ensemble_error(learned, task.y_test).single
+
+    data = xarray.Dataset(
+        {name: (("richness", "width", "samples"), values) for name, values in found.items()}
+        | {"reference": (("richness", "samples"), reference)}
+        | {
+            f"{name}_kernel": (("richness", "width", "kernel_samples"), values)
+            for name, values in zip(("initial", "final"), kernels, strict=True)
+        },
+        coords={
+            "richness": list(problem.richness),
+            "width": sizes,
+            "samples": list(problem.samples),
+            "kernel_samples": list(problem.kernel_samples),
+        },
+        attrs={"reference_width": reference_width, "reference_seeds": problem.reference_seeds, "level": LEVEL},
+    )
+    return _Draw(data, last, lazy_mean, lazy_variance)
+
+
+def averaged(data):
+    """Mean errors over the draws of the data, and the onsets of these means."""
+    mean = data.mean("draw", keep_attrs=True)
+    _add_onsets(mean)
+    return mean
 
 
 _MEANING = {
@@ -197,10 +237,9 @@ _MEANING = {
 }
 
 
-def _static(problem: Problem) -> np.ndarray:
+def _static(problem: Problem, task: Dataset) -> np.ndarray:
     """Test predictions `[samples, test_samples]` of the lazy limit at infinite width, for the least richness."""
-    depth, task = problem.limits[0].depth, problem.task
-    kernel, cross = (relu_tangent_kernel(x, task.x, depth) for x in (task.x, task.x_test))
+    kernel, cross = (relu_tangent_kernel(x, task.x, problem.limits[0].depth) for x in (task.x, task.x_test))
     time = float(np.sum(problem.protocols[0].learning_rate))
     return np.stack([kernel_flow(kernel[:n, :n], cross[:, :n], task.y[:n], time) for n in problem.samples])
 
@@ -212,19 +251,26 @@ def _with_kernels(nets, part: Dataset, x_test, protocol) -> np.ndarray:
     return np.stack([kernel_flow(k[:n, :n], k[n:, :n], part.y, time) for k in kernels])
 
 
-def _onsets(data, name: str) -> np.ndarray:
-    ratio = (data[name] / data.reference).transpose("richness", "width", "samples").values
-    return np.array([[crossing(data.samples.values, row, LEVEL) for row in rows] for rows in ratio])
+def _add_onsets(data) -> None:
+    for name in ("single", "ensemble"):
+        ratio = (data[name] / data.reference).transpose(..., "samples")
+        onsets = np.apply_along_axis(lambda row: crossing(data.samples.values, row, LEVEL), -1, ratio.values)
+        data[f"onset_{name}"] = (ratio.dims[:-1], onsets)
 
 
-def _slopes(data) -> list[float]:
-    """Slope of the onset in width for each richness, over the onsets that were found."""
-    return [log_slope(data.width, row) for row in data.onset_single.values]
+def _slopes(data) -> np.ndarray:
+    """Slope of the onset in width for each draw and richness, over the onsets that were found."""
+    onsets = data.onset_single.transpose("draw", "richness", "width").values
+    return np.array([[log_slope(data.width, row) for row in rows] for rows in onsets])
 
 
-def _mean_slope(data) -> float:
-    known = [slope for slope in _slopes(data) if np.isfinite(slope)]
-    return float(np.mean(known)) if known else np.nan
+def _mean_and_error(data) -> tuple[float, float]:
+    """Slope of the onset, mean over richness and draws, and its standard error from the scatter over draws."""
+    slopes = _slopes(data)
+    by_draw = np.array([np.mean(row[np.isfinite(row)]) for row in slopes if np.any(np.isfinite(row))])
+    if len(by_draw) < 2:
+        return np.nan, np.nan
+    return float(by_draw.mean()), float(by_draw.std(ddof=1) / len(by_draw) ** 0.5)
 
 
 def _geometric_mean(values) -> float:
@@ -233,11 +279,15 @@ def _geometric_mean(values) -> float:
 
 def _claims(data) -> dict[str, Claim]:
     """The claims of the paper, as far as they are about orderings and slopes."""
+    slope, error = _mean_and_error(data)
+    data = averaged(data)
     largest = float(data.samples[-1])
     capped = {name: np.minimum(data[f"onset_{name}"], largest) for name in ("single", "ensemble")}
-    claims = {}
-    # One onset scatters by tens of per cent with the draw of the data: the mean of the slopes is what is judged.
-    claims["N-slope of P*, mean over richness"] = Claim(_mean_slope(data), 0.3, 0.8)
+    # As in every comparison, three standard errors; of at most a sixth, they tell a root from a constant and a line.
+    claims = {
+        "N-slope of P*, mean over richness and draws": Claim(slope, 0.5 - AGREEMENT * error, 0.5 + AGREEMENT * error),
+        "its standard error over draws": Claim(error, high=0.5 / AGREEMENT),
+    }
     for g in data.richness.values:
         row = data.variance.sel(richness=g).isel(samples=-1)
         claims[f"N-slope of the variance of predictions, richness {g:g}"] = Claim(
@@ -260,7 +310,8 @@ def _claims(data) -> dict[str, Claim]:
 
 
 def _numbers(data) -> dict:
-    numbers: dict = {"N-slope of P* for each richness": np.round(_slopes(data), 3).tolist()}
+    numbers: dict = {"N-slope of P* for each draw and richness": np.round(_slopes(data), 3).tolist()}
+    data = averaged(data)
     for name in ("single", "ensemble"):
         for g, row in zip(data.richness.values, data[f"onset_{name}"].values, strict=True):
             shown = [round(float(v), 1) if np.isfinite(v) else None for v in row]

@@ -17,6 +17,7 @@ TINY = {
         "samples": [2, 4],
         "kernel_samples": [4],
         "test_samples": 20,
+        "draws": 2,
         "reference_width": 6,
     },
     "width-consistency": {"steps": 64, "batch_size": 4, "test_samples": 12, "reference_width": 6},
