@@ -28,11 +28,9 @@ from ..problems import (
 from ..problems import _checks as checks
 from ..solvers import (
     ADJOINTS,
-    Sweeps,
     as_float,
     context,
     contour_nodes,
-    coordinate_sweeps,
     double,
     in_precision,
     normalised_second_moment,
@@ -42,6 +40,7 @@ from ..solvers import (
     to_host,
 )
 from ._base import AbstractLimit
+from ._exact_control import Swept, sweep_momentum, sweep_rates
 from ._feature_curves import METHODS, drive_of, feature_curves, inverse_features, inverse_samples, mode_bins
 from ._memory import check_memory
 
@@ -256,20 +255,24 @@ class RandomFeatures(AbstractLimit):
         *,
         over: tuple[str, ...],
         objective: Callable,
-        upper: float = np.inf,
+        upper: tuple[float, ...] | None = None,
         max_cycles: int = 200,
         tolerance: float = 1e-10,
-    ) -> Sweeps:
-        """The best rates by exact minimisation over one at a time; see `solvers.coordinate_sweeps`.
+    ) -> Swept:
+        """The best schedules by exact minimisation over one step at a time: of `learning_rate`, see
+        `solvers.coordinate_sweeps`, or of `learning_rate`, `momentum` and perhaps `extra_gradient`, see
+        `solvers.block_sweeps`, from three starts. `upper` holds a bound of each in the order of `over`, by
+        default none.
 
         **Raises:** `NotImplementedError`, with the reason, where the problem is not a parabola in each control.
         """
         check_problem(task, protocol)
-        if reason := self._why_not_convex(protocol, over, objective):
+        if reason := self._why_no_sweeps(protocol, over, objective):
             raise NotImplementedError(reason)
-        with double():
-            sweeps = _sweep(task, protocol, upper, max_cycles, tolerance)
-        return to_host(sweeps)
+        upper = (np.inf,) * len(over) if upper is None else upper
+        if len(over) == 1:
+            return sweep_rates(task, protocol, upper, max_cycles, tolerance)
+        return sweep_momentum(task, protocol, over, upper, max_cycles, tolerance)
 
     def certificates(self, task, protocol, *, over: tuple[str, ...], objective: Callable) -> dict[str, float]:
         r"""What a `learning_rate` that minimises the final loss must satisfy, as far as it applies to this problem.
@@ -286,22 +289,23 @@ class RandomFeatures(AbstractLimit):
         ??? cite "Source"
             Theory of Optimal Learning Rate Schedules and Scaling Laws for a Random Feature Model, arXiv 2602.04774.
         """
-        if self._why_not_convex(protocol, over, objective):
+        if len(over) > 1 or self._why_no_sweeps(protocol, over, objective):
             return {}
         with double():
             found = _certificates(task, protocol)
         return {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
-    def _why_not_convex(self, protocol, over: tuple[str, ...], objective) -> str:
-        """Why the objective is no parabola in each rate; empty where it is one."""
-        if not self._is_plain(protocol):
+    def _why_no_sweeps(self, protocol, over: tuple[str, ...], objective) -> str:
+        """Why the objective is no parabola in each control; empty where it is one."""
+        if not self._is_plain(protocol) or isinstance(protocol, NormalisedSGD):
             return "sweeps need one-pass SGD on infinitely many features."
-        if over != ("learning_rate",):
-            return f"sweeps set learning_rate alone; over is {', '.join(over)}."
+        with_momentum = {"learning_rate", "momentum"} <= set(over) <= {"learning_rate", "momentum", "extra_gradient"}
+        if over != ("learning_rate",) and not with_momentum:
+            return f"sweeps set learning_rate, alone or with momentum and extra_gradient; over is {', '.join(over)}."
         if objective not in (objectives.final_loss, objectives.final_test_loss):
             return "sweeps minimise the final loss; another objective was given."
-        if _has_momentum(protocol) or np.any(protocol.extra_gradient):
-            return "sweeps need SGD without momentum and without extra_gradient."
+        if not with_momentum and (_has_momentum(protocol) or np.any(protocol.extra_gradient)):
+            return "sweeps of learning_rate alone need SGD without momentum and without extra_gradient."
         return ""
 
 
@@ -337,15 +341,6 @@ def _stationary(limit, task):
 @eqx.filter_jit
 def _stable_rate(task, batch_size):
     return stability_bound(mode_bins(task), as_float(batch_size))
-
-
-@eqx.filter_jit
-def _sweep(task, protocol, upper, max_cycles: int, tolerance):
-    drive = drive_of(protocol)
-    limits = {"max_cycles": max_cycles, "tolerance": as_float(tolerance)}
-    return coordinate_sweeps(
-        mode_bins(task), _noise_power(task), drive.inverse_batch, drive.e2, as_float(upper), **limits
-    )
 
 
 @eqx.filter_jit

@@ -3,6 +3,7 @@ from ._alignment import centred_alignment, kernel_alignment
 from ._alternating_flow import Jumps, alternating_flow, diagonal_coefficients, diagonal_flow
 from ._averaged_moment import AveragedMoment, averaged_moment
 from ._balanced_flow import balanced_flow, integrate, logistic_growth, two_layer_flow
+from ._block_sweeps import BlockSweeps, Freedom, block_sweeps
 from ._causal_scan import CAUSAL_ADJOINTS, causal_scan, causal_sweep
 from ._contour import (
     ComplexModes,
@@ -76,6 +77,7 @@ __all__ = [
     "UNRESOLVED",
     "AbstractFieldAxis",
     "AveragedMoment",
+    "BlockSweeps",
     "CoefficientAxis",
     "ComplexModes",
     "Contour",
@@ -87,6 +89,7 @@ __all__ = [
     "FeatureDynamics",
     "FeatureLearning",
     "FeatureResponses",
+    "Freedom",
     "HiddenLayer",
     "Jumps",
     "LinearFluctuations",
@@ -116,6 +119,7 @@ __all__ = [
     "as_float",
     "averaged_moment",
     "balanced_flow",
+    "block_sweeps",
     "bulk_density",
     "bulk_edge",
     "causal_scan",

@@ -64,6 +64,14 @@ class Control(eqx.Module):
         fits = knots is not None and len(self.shape) == 1 and 1 < knots < self.shape[0]
         return dataclasses.replace(self, knots=knots if fits else None)
 
+    @property
+    def upper(self) -> float:
+        """The upper bound of the value; infinite where there is none."""
+        with np.errstate(over="ignore"):
+            if self.field in _FRACTION:
+                return float(1 / (1 + np.exp(-self.high)))
+            return float(self.high if self.field in _REAL else np.exp(self.high))
+
     def at_bound(self, value) -> np.ndarray:
         """Where a value touches one of its bounds, in the shape of the field."""
         with np.errstate(divide="ignore"):

@@ -19,11 +19,13 @@ METHODS = ("sweeps", "lbfgs")
 
 @runtime_checkable
 class ExactlyControlled(Protocol):
-    """A limit whose loss can be minimised exactly over one control at a time; without it `optimise` follows gradients.
+    """A limit whose loss can be minimised exactly over one step's controls at a time; without it `optimise` follows
+    gradients.
 
-    `coordinate_sweeps(task, protocol, *, over, objective, upper, max_cycles, tolerance)` returns a record with the
-    new values of the first control in `learning_rate`, `history` (`nan` after the last), and `cycles`; it raises
-    `NotImplementedError` with the reason where a problem is not of that kind.
+    `coordinate_sweeps(task, protocol, *, over, objective, upper, max_cycles, tolerance)` with an upper bound of each of
+    `over` returns a record with their new `values` in the same order, `value`, `history` (`nan` after the last),
+    `cycles` and where each start ended, `starts`; it raises `NotImplementedError` with the reason where a problem is
+    not of that kind.
     """
 
     def coordinate_sweeps(self, task, protocol, *, over, objective, upper, max_cycles, tolerance) -> Any: ...
@@ -262,15 +264,14 @@ def _sweeps(problem: Problem, required: bool, max_evaluations, tolerance, throw)
             raise NotImplementedError(f"{type(limit).__name__} does not offer them.")
         if problem.barrier:
             raise NotImplementedError("sweeps know no barrier.")
-        control = problem.controls[0]
-        if np.isfinite(control.low):
+        if any(np.isfinite(control.low) for control in problem.controls):
             raise NotImplementedError("sweeps take no lower bound.")
         sweeps = limit.coordinate_sweeps(
             task,
             protocol,
             over=problem.fields,
             objective=problem.objective,
-            upper=float(np.exp(control.high)),
+            upper=tuple(control.upper for control in problem.controls),
             max_cycles=max_evaluations,
             # what a sweep sees before it moves a rate is a little less than the residual that it leaves behind
             tolerance=tolerance / 20,
@@ -281,14 +282,14 @@ def _sweeps(problem: Problem, required: bool, max_evaluations, tolerance, throw)
         return None
     check_start(sweeps.history[0], throw)
     history = np.asarray(sweeps.history)
-    owners = _controls.with_values(problem.controls, [sweeps.learning_rate], problem.owners)
+    owners = _controls.with_values(problem.controls, list(sweeps.values), problem.owners)
     return Found(
         owners=owners,
         value=float(sweeps.value),
         history=history[~np.isnan(history)],
         stationarity=stationarity(problem, owners),
         evaluations=int(sweeps.cycles) + 1,
-        starts=np.asarray([sweeps.value]),
+        starts=np.asarray(sweeps.starts),
     )
 
 
