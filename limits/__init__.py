@@ -2,7 +2,8 @@ from ._base import AbstractLimit, of
 from ._deep_linear import DeepLinear
 from ._diagonal_linear import DiagonalLinear
 from ._extensive_outputs import ExtensiveOutputs
-from ._fluctuations import Fluctuations, fluctuations
+from ._fluctuation_record import Fluctuations
+from ._fluctuations import fluctuations
 from ._learned_features import LearnedFeatures
 from ._linear_model import LinearModel
 from ._linear_rnn import LinearRNN
