@@ -90,7 +90,7 @@ def test_power_law_data_with_momentum():
 @pytest.mark.slow
 def test_full_batches_with_time_enough_need_no_schedule():
     case = case_of("full_batch")
-    best = found(case, max_evaluations=100)
+    best = found(case, max_evaluations=150)
     rival = case.make(lx.schedules.constant(0.05502, 40))
     proof = paired(best, rival)
     assert -1e-3 < best.value / proof.expected["rival"] - 1 < 0
