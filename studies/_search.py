@@ -143,9 +143,8 @@ def derivative_of(problem: Problem, derivative: str | None) -> str:
         return "forward" if few and has_forward and "adjoint" not in problem.options else "reverse"
     checks.choice("derivative", derivative, ("reverse", "forward"))
     if derivative == "forward" and not has_forward:
-        raise ValueError(
-            f'derivative "forward" is not to be had: {type(problem.owners["limit"]).__name__} has one way.'
-        )
+        name = type(problem.owners["limit"]).__name__
+        raise ValueError(f'derivative "forward" is not offered by {name}; use "reverse".')
     return derivative
 
 

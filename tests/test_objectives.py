@@ -112,7 +112,7 @@ LINEAR, SPHERE = lx.limits.DeepLinear(1, 1.0, 4.0, 0.5), lx.tasks.isotropic(2.0,
 @pytest.mark.slow
 def test_the_barrier_keeps_full_batch_training_stable():
     """Without it the theory's optimum rides over the edge of stability, which finite networks do not survive."""
-    protocol, bounds = lx.GradientDescent(0.05, steps=12), {"learning_rate": (1e-5, 3.0)}
+    protocol, bounds = lx.GradientDescent(0.05, steps=20), {"learning_rate": (1e-5, 3.0)}
     free = lx.optimise(
         LINEAR, SPHERE, protocol, over="learning_rate", bounds=bounds, barrier=False, max_evaluations=200
     )
@@ -129,30 +129,28 @@ def test_the_barrier_keeps_full_batch_training_stable():
 def test_sharpness_stays_under_its_bound():
     objective = objectives.below_sharpness(bound=0.4)
     found = lx.optimise(
-        LINEAR, SPHERE, lx.GradientDescent(0.05, steps=6), over="learning_rate", objective=objective, max_evaluations=40
+        LINEAR, SPHERE, lx.GradientDescent(0.05, steps=4), over="learning_rate", objective=objective, max_evaluations=25
     )
-    assert found.value < 0.7 * found.history[0]
+    assert found.value < 0.8 * found.history[0]
     stability = LINEAR.stability(SPHERE, found.protocol, found.trajectory)
     assert 0.36 < stability.max() < 0.41
 
 
 @pytest.mark.slow
 def test_an_outlier_is_steered():
-    """Rates within a factor of each other, the sum of which is free: a larger outlier, and a smaller one."""
-    limit, protocol = lx.limits.DeepLinear(2, 1.0, 4.0, 0.5), lx.GradientDescent(0.03, steps=6)
-    sizes = {}
-    for large in (True, False):
-        found = lx.optimise(
-            limit,
-            SPHERE,
-            protocol,
-            over="learning_rate",
-            objective=objectives.outlier(1, large=large),
-            bounds={"learning_rate": (0.01, 0.09)},
-            max_evaluations=12,
-        )
-        spectrum = lx.spectrum(limit, found.trajectory, layer=1)
-        sizes[large] = spectrum.largest[-1]
-        assert found.value < found.history[0]
-    start = lx.spectrum(limit, limit.solve(SPHERE, protocol), layer=1).largest[-1]
-    assert sizes[False] <= start < sizes[True]
+    limit, protocol = lx.limits.DeepLinear(2, 1.0, 4.0, 0.5), lx.GradientDescent(0.04, steps=5)
+    found = lx.optimise(
+        limit,
+        SPHERE,
+        protocol,
+        over="learning_rate",
+        objective=objectives.outlier(1),
+        bounds={"learning_rate": (0.01, 0.09)},
+        max_evaluations=8,
+    )
+    start, end = (
+        lx.spectrum(limit, trajectory, layer=1) for trajectory in (limit.solve(SPHERE, protocol), found.trajectory)
+    )
+    assert end.margin[-1] > max(start.margin[-1], 0)
+    assert end.largest[-1] > start.largest[-1] + 0.02
+    np.testing.assert_allclose(found.value, np.exp(-end.largest[-1]), rtol=1e-6)

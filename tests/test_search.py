@@ -1,5 +1,7 @@
 """The search of `optimise`: resolutions, starts, floors, derivatives, new keys."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import limitax as lx
@@ -88,7 +90,7 @@ def test_forward_and_reverse_mode_find_the_same():
 class Noisy(lx.limits.AbstractLimit):
     """A limit with sampling error: the loss is smallest at a rate that depends on the key."""
 
-    def solve(self, task, protocol, *, key=None, throw=True):
+    def solve(self, task, protocol, *, key: Any = None, throw=True):
         shift = 0.1 * jax.random.normal(key, dtype=jnp.float32)
         loss = 1 + (jnp.log(protocol.learning_rate) - shift) ** 2
         return lx.Trajectory(train_loss=loss, sampling_error={"train_loss": jnp.ones(())})
