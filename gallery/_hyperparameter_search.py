@@ -72,7 +72,7 @@ class Searches(Findings):
     """Findings with the repeats of every method, the theory's optimum, and its verifications by width."""
 
     searches: dict[str, list[Search]] = field(default_factory=dict)
-    optimum: Optimum | None = None
+    optimum: Any = None
     proofs: dict[int, Verification] = field(default_factory=dict)
 
 
@@ -189,15 +189,15 @@ def conduct(study: Study, sizes: tuple[int, ...], seeds: int, key: jax.Array) ->
     )
 
 
-def descend(study: Study, start: np.ndarray, objective: _Taped) -> tuple[Optimum, Search]:
-    """`optimise` from a point, and what it looked at."""
+def descend(study: Study, start: np.ndarray, objective: Any) -> tuple[Optimum, Search]:
+    """`optimise` from a point, and what it looked at, which the objective, a `_Taped`, has recorded."""
     best = optimise(
         perceptron(start),
         study.task,
         study.protocol,
         over=OVER,
         objective=objective,
-        bounds=BOX,
+        bounds={**BOX},
         # what is searched is then exactly what the others see; no schedule in the box makes training unstable
         barrier=False,
         new_keys=0,
