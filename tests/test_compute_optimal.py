@@ -51,23 +51,22 @@ def annealed(capacity, decay, sizes, lengths, peaks=13, longest=16_384):
     task = lx.tasks.power_law(None, capacity, decay, noise=1.0)
     rates = np.geomspace(1e-3, 0.9 * float(lx.limits.RandomFeatures().stable_rate(task)), peaks)
     losses = []
-
-    @jax.jit
-    def last(shape):
-        def solve(size, rate):
-            protocol = lx.OnlineSGD(rate * shape)
-            limit = lx.limits.RandomFeatures(size)
-            return limit.solve(task, protocol, method="contour", throw=False).test_loss[-1]
-
-        return jax.lax.map(lambda size: jax.vmap(lambda rate: solve(size, rate))(jnp.asarray(rates)), sizes)
-
     with jax.enable_x64(True):
         for length in lengths:
             # few programs serve all lengths: steps of rate zero change nothing
             padded = next(n for n in (512, 4096, longest) if n >= length)
-            found = np.asarray(last(np.maximum(1 - np.arange(padded) / length, 0)))
+            found = np.asarray(_last_losses(task, sizes, rates, np.maximum(1 - np.arange(padded) / length, 0)))
             losses.append([_least(np.log(rates), row) for row in np.where(found > 0, found, np.inf)])
     return np.array(losses).T
+
+
+@jax.jit
+def _last_losses(task, sizes, rates, shape):
+    def solve(size, rate):
+        limit = lx.limits.RandomFeatures(size)
+        return limit.solve(task, lx.OnlineSGD(rate * shape), method="contour", throw=False).test_loss[-1]
+
+    return jax.lax.map(lambda size: jax.vmap(lambda rate: solve(size, rate))(rates), sizes)
 
 
 def _least(x, losses):
