@@ -69,8 +69,8 @@ SYSTEM = Experiment(
     theory=True,
     full={"particles": 4000, "repeats": 16, "budget": 200, "grid": 16},
     claims=(
-        "Gradients of the theory find rate and richness in fewer solutions of it than random search, a gradient charged "
-        "as four; with two controls Bayesian search is their equal.",
+        "Gradients of the theory find rate and richness in fewer solutions of it than random search, a gradient "
+        "charged as four; with two controls Bayesian search is their equal.",
         "With wrong labels the best richness is neither lazy nor the largest.",
         "Networks gain what the theory says.",
     ),
