@@ -2,56 +2,61 @@
 
 import numpy as np
 
-from ..studies import _plots as plots
-from ._control_deep_linear import CASES, Proofs, build, conduct, gains, strongest
+from .. import limits
+from ..problems import GradientDescent, OnlineSGD, schedules, tasks
+from ._control import Case, Study, conduct, draw, study_of
 from ._experiment import Experiment
 
 
-def draw(report: Proofs, path=None):
-    """A row a case: rates, losses, paired differences; then, for the first case with a spectrum, how the outlier of the
-    first weights, the sharpness and the gain of networks go."""
-    cases = list(report.proofs)
-    fig, axes = plots.figure(columns=3, rows=len(cases) + 1)
-    for row, case in zip(axes, cases, strict=False):
-        proof = report.proofs[case][report.sizes[-1]]
-        plots.draw_protocols(row[0], {name: proof.protocol(name).learning_rate for name in proof.runs})
-        plots.draw_verified_losses(row[1], proof)
-        plots.draw_differences(row[2], {"": proof})
-        row[0].set_title(case.replace("_", " "), fontsize=9)
-    if report.readings:
-        _draw_reading(axes[-1], next(iter(report.readings.values())))
-    _draw_gains(axes[-1, 2], report)
-    if path is not None:
-        fig.savefig(path)
-    return fig
+def fresh(rates, momentum=0.0) -> OnlineSGD:
+    """As many fresh samples at every step as there are inputs."""
+    return OnlineSGD(rates, momentum, batch_ratio=1.0)
 
 
-def _draw_reading(axes, reading) -> None:
-    for (name, row), style, shade in zip(reading.items(), ("-", "--"), ("k", "0.4"), strict=True):
-        width = 2.0 if name == "best" else 1.4
-        axes[0].plot(row["outlier"], style, color=shade, lw=width, label=f"{name}: escape at step {row['escape_step']}")
-        axes[1].plot(row["sharpness"], style, color=shade, lw=width, label=name)
-    edge = reading["best"]["bulk_edge"]
-    axes[0].fill_between(np.arange(len(edge)), 0, edge, color="0.9", lw=0, label="bulk")
-    axes[0].set(xlabel="step", ylabel="largest singular value of $W^0/\\sqrt{D}$", ylim=(0, None))
-    rate = reading["best"]["stability"] / reading["best"]["sharpness"][:-1]
-    axes[1].step(np.arange(len(rate)), 1 / rate, where="post", color="0.6", lw=1.2, label="edge: 2 / rate of the best")
-    axes[1].set(xlabel="step", ylabel="sharpness", yscale="log")
-    for ax in axes[:2]:
-        ax.legend(frameon=False, fontsize=7)
+def _isotropic(depth: int, steps: int, *, full_batch: bool = False, **options) -> Case:
+    make, shape = (GradientDescent, schedules.cosine) if full_batch else (fresh, schedules.linear)
+    return Case(
+        limits.DeepLinear(depth, 1.0, richness=4.0, init_scale=0.5),
+        tasks.isotropic(sample_ratio=2.0, noise=0.3),
+        make,
+        make(shape(0.05, steps)),
+        **options,
+    )
 
 
-def _draw_gains(ax, report: Proofs) -> None:
-    shades = plots.shades(len(report.proofs))
-    for (case, proofs), marker, colour in zip(report.proofs.items(), plots.MARKERS, shades, strict=False):
-        gain, error, promised = gains(proofs)
-        inverse = 1 / np.asarray(list(proofs), float)
-        label = f"{case.replace('_', ' ')}, over {strongest(next(iter(proofs.values()))).replace('_', ' ')}"
-        ax.errorbar(inverse, 100 * gain, 200 * error, fmt=marker, color=colour, ms=5, capsize=3, lw=1.2, label=label)
-        ax.plot(0, 100 * promised, marker, color="w", mec=colour, ms=7, mew=1.4)
-    ax.set_xticks([0, *(1 / size for size in report.sizes)], ["$\\infty$", *map(str, report.sizes)])
-    ax.set(xlabel="input dimension (open: theory)", ylabel="gain over the best benchmark [%]")
-    ax.legend(frameon=False, fontsize=7)
+def _power_law(modes: int = 40, steps: int = 40) -> Case:
+    """Eigenvalues k^-1.5 and their share of the target's power k^-1.3, both of mean 1."""
+    k = np.arange(1.0, modes + 1)
+    eigenvalues, power = (values / np.mean(values) for values in (k**-1.5, k**-1.3))
+    return Case(
+        limits.DeepLinear(1, 1.0, richness=2.0, init_scale=0.5),
+        tasks.gaussian(eigenvalues, np.sqrt(power / eigenvalues / modes), noise=0.3),
+        fresh,
+        fresh(schedules.warmup_stable_decay(0.04, steps), 0.5),
+        over=("learning_rate", "momentum"),
+    )
+
+
+def _cases() -> dict[str, Case]:
+    return {
+        "shallow": _isotropic(1, 40),
+        "deep": _isotropic(2, 40),
+        "long": _isotropic(1, 100),
+        "power_law": _power_law(),
+        "full_batch": _isotropic(1, 40, full_batch=True, search={"barrier": True}, kind="null"),
+        "past_the_edge": _isotropic(1, 20, full_batch=True, search={"barrier": False}, kind="false"),
+    }
+
+
+CASES = tuple(_cases())
+
+
+def build(cases=("shallow",), momenta=(0.5,)) -> Study:
+    """Deep linear networks in maximal-update parameterisation, as wide as their input, far from the lazy regime.
+
+    `cases` are names among `CASES`; the benchmarks are the usual shapes with each of `momenta` and without.
+    """
+    return study_of(_cases(), cases, momenta)
 
 
 SYSTEM = Experiment(

@@ -7,7 +7,8 @@ import limitax as lx
 import numpy as np
 import pytest
 from limitax.gallery import system
-from limitax.gallery._control_deep_linear import BOUNDS, CASES, Study, _isotropic, build, conduct
+from limitax.gallery._control import BOUNDS, Study, conduct
+from limitax.gallery.control_deep_linear import CASES, _isotropic, build
 
 from .helpers import raises
 
