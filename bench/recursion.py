@@ -26,7 +26,7 @@ def rows(quick: bool = False) -> list[dict[str, Any]]:
     with double():
         found = [row for momentum in (False, True) for row in _gradients(steps, momentum)]
         found += [_compile(length) for length in ((100, 1000) if quick else (100, 1000, 10_000))]
-    return [*found, _control(100 if quick else 300)]
+    return [*found, _control(100 if quick else 1000)]
 
 
 def _problem(steps: int):

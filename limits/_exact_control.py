@@ -10,7 +10,8 @@ import numpy as np
 from ..solvers import Drive, Freedom, as_float, block_sweeps, coordinate_sweeps, double, to_host
 from ._feature_curves import drive_of, mode_bins
 
-_SCOUTING = 20  # cycles from every start, before the best is followed
+_SCOUTING = 60  # cycles from every start, before the best is followed
+_SCALES = (1.0, 0.3, 3.0)  # of the rates that the protocol has
 _FIELDS = {"learning_rate": "e2", "extra_gradient": "e1", "momentum": "beta"}
 
 
@@ -34,9 +35,9 @@ def sweep_rates(task, protocol, upper, max_cycles: int, tolerance) -> Swept:
 
 
 def sweep_momentum(task, protocol, over: tuple[str, ...], upper, max_cycles: int, tolerance) -> Swept:
-    r"""With momentum: from the protocol's own schedules, from $\beta = \tfrac12$ and from $1 - \beta_t = 1/(t + 1)$ at
-    the same effective rate $\eta/(1 - \beta)$, as the landscape is not convex. All are run for a few cycles side by
-    side, and the lowest is followed to the end."""
+    r"""With momentum, where the landscape is not convex: from the protocol's own schedules, from $\beta = \tfrac12$ and
+    from $1 - \beta_t = 1/(t + 1)$, each at three scales of the effective rate $\eta/(1 - \beta)$, and from the optimum
+    without momentum. All are run for a few cycles side by side, and the lowest is followed to the end."""
     scouting = min(_SCOUTING, max_cycles)
     with double():
         free = Freedom(**{_FIELDS[name]: as_float(bound) for name, bound in zip(over, upper, strict=True)})
@@ -63,12 +64,15 @@ def _sweep(task, protocol, upper, max_cycles: int, tolerance):
 def _scout(task, protocol, free: Freedom, max_cycles: int, tolerance):
     drive, bins, noise_power = drive_of(protocol), mode_bins(task), as_float(task.noise) ** 2
 
-    def with_momentum(beta) -> Drive:
-        rate = drive.e2 * (1 - beta) / (1 - drive.beta)
+    def with_momentum(beta, scale) -> Drive:
+        rate = scale * drive.e2 * (1 - beta) / (1 - drive.beta)
         return drive._replace(e2=jnp.minimum(rate, free.e2), beta=jnp.minimum(beta, free.beta))
 
     half, growing = jnp.full_like(drive.e2, 0.5), 1 - 1 / (1 + jnp.arange(drive.e2.size, dtype=drive.e2.dtype))
-    starts = [drive, with_momentum(half), with_momentum(growing)]
+    starts = [with_momentum(beta, scale) for beta in (drive.beta, half, growing) for scale in _SCALES]
+    options = {"max_cycles": max_cycles, "tolerance": tolerance}
+    plain = coordinate_sweeps(bins, noise_power, drive.inverse_batch, drive.e2, free.e2, **options)
+    starts.append(drive._replace(e2=plain.learning_rate, beta=jnp.zeros_like(half)))
     starts = jax.tree.map(lambda *x: jnp.stack(x), *starts)
 
     def run(start):

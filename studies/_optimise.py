@@ -219,7 +219,7 @@ def optimise(
     if problem.barrier or floor:
         value = _value_at(problem, best, trajectory)
         certificates["penalty"] = max(0.0, float(np.log(found.value / (value + floor))))
-    if several:
+    if found.starts.size > 1:
         certificates["starts"] = found.starts.tolist()
     if trajectory.sampling_error is not None and new_keys:
         with double():

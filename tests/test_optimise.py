@@ -84,8 +84,8 @@ def test_hard_phase_with_momentum():
     task = lx.tasks.power_law(10**6, 3.0, 1.5, noise=0.5)
     protocol = lx.OnlineSGD(0.1, steps=60)
     plain = lx.optimise(LIMIT, task, protocol, over="learning_rate")
-    both = lx.optimise(LIMIT, task, protocol, over=("learning_rate", "momentum"), max_evaluations=150)
-    assert both.method == "lbfgs"
+    options = {"over": ("learning_rate", "momentum"), "method": "lbfgs", "max_evaluations": 150}
+    both = lx.optimise(LIMIT, task, protocol, **options)
     assert both.value < 0.985 * plain.value
     assert np.all((both.protocol.momentum >= 0) & (both.protocol.momentum < 1))
 
