@@ -88,7 +88,7 @@ def test_divergence_is_exit_code_3(capsys, tmp_path):
 
 NOT_BEGUN = {
     "system": (["run", "power-law"], 'system "power-law" is unknown; did you mean power-law-sgd'),
-    "system of optimise": (["optimise", "xyzzy"], 'system "xyzzy" is unknown; one of: benign-sgd, control-deep-linear, deep-linear'),
+    "system of optimise": (["optimise", "xyzzy"], 'system "xyzzy" is unknown; one of: benign-sgd, control-deep'),
     "setting": ([*SMALL[:2], "--set", "rate=1"], 'name "rate" is unknown; there are protocol: learning_rate'),
     "settings of the system": ([*SMALL[:2], "--set", "rate=1"], "Settings of power-law-sgd: modes, capacity"),
     "no value": ([*SMALL[:2], "--set", "steps"], '--set takes name=value; "steps" was given.'),
