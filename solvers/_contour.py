@@ -57,7 +57,8 @@ class TwoPointLoss(NamedTuple):
 
 
 class OnePointLoss(NamedTuple):
-    """The excess risk of one-pass SGD, before each step and after the last; for `error` see `Contour`."""
+    """The excess risk of one-pass SGD, before each step and after the last; `error` is that of the `Contour` and of
+    rounding, times the square of the growth of the moments at its nodes: they cancel in the loss, which drives them."""
 
     test: Float[Array, " times"]
     error: Float[Array, ""]
@@ -221,8 +222,11 @@ def complex_modes(bins: ModeBins, contour: Contour, inverse_features: Float[Arra
     return ComplexModes(z, 2 * q * count, unlearned_power(bins, scale) / (z * count))
 
 
-def one_point_losses(modes: ComplexModes, noise_power: Float[ArrayLike, ""], drive: Drive) -> Float[Array, " times"]:
-    r"""The recursion of `second_moment` on complex modes, coupled by the real loss $L = \mathrm{Re} \sum_j W_j A_j$."""
+def one_point_losses(
+    modes: ComplexModes, noise_power: Float[ArrayLike, ""], drive: Drive
+) -> tuple[Float[Array, " times"], Float[Array, " times"]]:
+    r"""The recursion of `second_moment` on complex modes, which share the loss $L = \mathrm{Re} \sum_j W_j A_j$, and
+    the largest $|W_j A_j|$."""
     z, weights, A = modes
 
     def loss(A):
@@ -238,7 +242,10 @@ def one_point_losses(modes: ComplexModes, noise_power: Float[ArrayLike, ""], dri
         A_next = A - 2 * e1 * z * A - 2 * e2 * G + e1**2 * Q + 2 * e1 * e2 * Z + e2**2 * V_next
         return (A_next, G - e1 * Z - e2 * V_next, V_next), A
 
-    return blocked_scan(step, loss, (A, jnp.zeros_like(z), jnp.zeros_like(z)), drive)
+    def record(A):
+        return loss(A), jnp.max(jnp.abs(weights * A), -1)
+
+    return blocked_scan(step, record, (A, jnp.zeros_like(z), jnp.zeros_like(z)), drive)
 
 
 def one_point_loss(
@@ -266,7 +273,9 @@ def one_point_loss(
     edge = spectral_edge(bins, inverse_features, 0.0)
     contour = log_graded_contour(edge, drive, nodes or contour_nodes(drive.e2.size))
     modes = complex_modes(bins, contour, inverse_features)
-    return OnePointLoss(one_point_losses(modes, noise_power, drive), contour.error)
+    losses, largest = one_point_losses(modes, noise_power, drive)
+    growth = jnp.maximum(jnp.max(largest) / largest[0], 1.0)
+    return OnePointLoss(losses, (contour.error + 1e-16) * growth**2)
 
 
 def _horizon(drive: Drive) -> Float[Array, ""]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import limitax as lx
 import numpy as np
 import pytest
+from limitax.problems import CONVERGED
 
 SIZES = 2.0 ** np.arange(2, 14)
 FRESH = {"batch_size": 2, "learning_rate": 0.2}
@@ -56,7 +57,7 @@ def annealed(capacity, decay, sizes, lengths, peaks=13, longest=16_384):
             # few programs serve all lengths: steps of rate zero change nothing
             padded = next(n for n in (512, 4096, longest) if n >= length)
             found = np.asarray(_last_losses(task, sizes, rates, np.maximum(1 - np.arange(padded) / length, 0)))
-            losses.append([_least(np.log(rates), row) for row in np.where(found > 0, found, np.inf)])
+            losses.append([_least(np.log(rates), row) for row in found])
     return np.array(losses).T
 
 
@@ -64,7 +65,8 @@ def annealed(capacity, decay, sizes, lengths, peaks=13, longest=16_384):
 def _last_losses(task, sizes, rates, shape):
     def solve(size, rate):
         limit = lx.limits.RandomFeatures(size)
-        return limit.solve(task, lx.OnlineSGD(rate * shape), method="contour", throw=False).test_loss[-1]
+        found = limit.solve(task, lx.OnlineSGD(rate * shape), method="contour", throw=False)
+        return jnp.where(found.status_code == CONVERGED, found.test_loss[-1], jnp.inf)
 
     return jax.lax.map(lambda size: jax.vmap(lambda rate: solve(size, rate))(rates), sizes)
 
