@@ -64,9 +64,11 @@ def _sweep(task, protocol, upper, max_cycles: int, tolerance):
 def _scout(task, protocol, free: Freedom, max_cycles: int, tolerance):
     drive, bins, noise_power = drive_of(protocol), mode_bins(task), as_float(task.noise) ** 2
 
+    highest = 1.0 if free.beta is None else free.beta
+
     def with_momentum(beta, scale) -> Drive:
         rate = scale * drive.e2 * (1 - beta) / (1 - drive.beta)
-        return drive._replace(e2=jnp.minimum(rate, free.e2), beta=jnp.minimum(beta, free.beta))
+        return drive._replace(e2=jnp.minimum(rate, free.e2), beta=jnp.minimum(beta, highest))
 
     half, growing = jnp.full_like(drive.e2, 0.5), 1 - 1 / (1 + jnp.arange(drive.e2.size, dtype=drive.e2.dtype))
     starts = [with_momentum(beta, scale) for beta in (drive.beta, half, growing) for scale in _SCALES]
