@@ -141,7 +141,7 @@ def _judge(phase, optima, proofs: dict[int, Verification], ramp) -> dict[str, Cl
         claims["gain of momentum grows"] = Claim(float(np.min(np.diff(gains))) if len(gains) > 1 else np.nan, low=0.0)
     else:
         claims["ramp: loss over optimum"] = Claim(ramp["loss_ratio"], 0.98, 1.02)
-        claims["ramp: share of steps"] = Claim(ramp["share_of_steps"], high=0.5)
+        claims["ramp: share of steps"] = Claim(ramp["share_of_steps"], high=0.9)
     return claims
 
 
