@@ -9,20 +9,15 @@ import numpy as np
 
 from .. import limits
 from ..limits import sharpness, spectrum
-from ..problems import Isotropic, key_name, schedules
+from ..problems import Isotropic, key_name
 from ..problems import _checks as checks
 from ..studies import Optimum, Verification, optimise, verify
 from ..studies import _plots as plots
+from ..studies._benchmarks import SHAPES
 from ..studies._compare import extrapolation
 from ._experiment import Claim, Findings, Stopwatch, size_keys
 
 BOUNDS = {"learning_rate": (1e-5, 3.0)}
-SHAPES = {
-    "constant": schedules.constant,
-    "linear": schedules.linear,
-    "cosine": schedules.cosine,
-    "warmup_stable_decay": schedules.warmup_stable_decay,
-}
 #: A mean that is this many standard errors from zero is no accident of the draw.
 CLEAR = 3.0
 

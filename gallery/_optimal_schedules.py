@@ -15,12 +15,6 @@ from ._experiment import Claim, Findings, Stopwatch, label, size_keys
 
 RATE = ("learning_rate",)
 HEAVY_BALL = ("learning_rate", "momentum")
-SHAPES = {
-    "constant": schedules.constant,
-    "linear": schedules.linear,
-    "cosine": schedules.cosine,
-    "warmup_stable_decay": schedules.warmup_stable_decay,
-}
 #: Capacity, decay and noise: features fall more slowly than the target in the easy phase, faster in the hard one.
 PHASES = {"easy": (1.5, 2.5, 1.0), "hard": (3.0, 1.5, 0.5)}
 _LIMIT = limits.RandomFeatures()
@@ -102,8 +96,7 @@ def conduct(study: Study, sizes: tuple[int, ...], seeds: int, key: jax.Array) ->
 
 
 def _best(task, steps: int, over, **options) -> Optimum:
-    shapes = {name: shape(1.0, steps) for name, shape in SHAPES.items()} if over == RATE else False
-    return optimise(_LIMIT, task, OnlineSGD(0.02, steps=steps), over=over, benchmarks=shapes, **options)
+    return optimise(_LIMIT, task, OnlineSGD(0.02, steps=steps), over=over, benchmarks=over == RATE, **options)
 
 
 def _ramped(best: Optimum) -> dict[str, float]:

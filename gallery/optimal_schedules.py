@@ -3,8 +3,9 @@
 import numpy as np
 
 from ..studies import _plots as plots
+from ..studies._benchmarks import SHAPES
 from ._experiment import Experiment
-from ._optimal_schedules import HEAVY_BALL, PHASES, RATE, SHAPES, Optima, build, conduct
+from ._optimal_schedules import HEAVY_BALL, PHASES, RATE, Optima, build, conduct
 
 
 def draw(report: Optima, path=None):

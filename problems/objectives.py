@@ -50,6 +50,13 @@ def evaluate(objective: Callable, solve: Callable[..., Trajectory], limit, task,
     return objective(solve(limit, task, protocol))
 
 
+def name_of(objective: Callable) -> str:
+    """Its name, with that of the objective inside: `"stable(robust(final_loss))"`."""
+    name = getattr(objective, "__name__", type(objective).__name__)
+    inside = getattr(objective, "objective", None)
+    return name if inside is None else f"{name}({name_of(inside)})"
+
+
 class robust(AbstractObjective):
     r"""The mean of `objective` over learning rates $s\,\eta_t$ with `scales` s: a schedule that is good only for itself
     is not good. One solution for each scale.

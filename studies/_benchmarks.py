@@ -16,14 +16,13 @@ _REFINEMENTS = 3
 _REACH = 3.0  # decades to both sides of the optimum's mean rate
 
 
-def usual_shapes(steps: int) -> dict[str, Any]:
-    """Constant, linear, half cosine, and warm-up with plateau and decay, all with peak 1."""
-    return {
-        "constant": schedules.constant(1.0, steps),
-        "linear": schedules.linear(1.0, steps),
-        "cosine": schedules.cosine(1.0, steps),
-        "warmup_stable_decay": schedules.warmup_stable_decay(1.0, steps),
-    }
+#: The usual shapes, functions of peak and steps.
+SHAPES = {
+    "constant": schedules.constant,
+    "linear": schedules.linear,
+    "cosine": schedules.cosine,
+    "warmup_stable_decay": schedules.warmup_stable_decay,
+}
 
 
 def tuned(problem: Problem, best: dict[str, Any], shapes: bool | dict[str, Any]) -> dict[str, tuple[Any, float]]:
@@ -34,7 +33,7 @@ def tuned(problem: Problem, best: dict[str, Any], shapes: bool | dict[str, Any])
     at the end of the grid raises, as it would make a benchmark look worse than it is.
     """
     rates = np.asarray(best["protocol"].learning_rate)
-    named = shapes if isinstance(shapes, dict) else usual_shapes(rates.size)
+    named = shapes if isinstance(shapes, dict) else {name: shape(1.0, rates.size) for name, shape in SHAPES.items()}
     middle = np.log10(np.mean(rates))
     found = {}
     for name, shape in named.items():

@@ -39,25 +39,24 @@ class Control(eqx.Module):
     @property
     def size(self) -> int:
         """How many numbers the search has for the field."""
-        return int(np.prod(self.shape)) if self.knots is None else len(self._places)
+        return int(np.prod(self.shape)) if self.knots is None else len(self._places(self.knots))
 
-    @property
-    def _places(self) -> np.ndarray:
+    def _places(self, knots: int) -> np.ndarray:
         """The steps nearest to even places in logit-time, so that a schedule holds the values of its knots."""
-        times, places = schedules.knot_times(self.shape[0], self.size if self.knots is None else self.knots)
+        times, places = schedules.knot_times(self.shape[0], knots)
         return np.unique(np.abs(times - places[:, None]).argmin(axis=1))
 
     def value(self, u):
         """The value of the field at a point `[size]` of the search."""
         if self.knots is not None:
             times, _ = schedules.knot_times(self.shape[0], self.knots)
-            u = jnp.interp(times, times[self._places], u)
+            u = jnp.interp(times, times[self._places(self.knots)], u)
         return _from_scale(self.field, u).reshape(self.shape)
 
     def position(self, value):
         """The point `[size]` of the search for a value of the field; infinite at the ends of its scale."""
         u = _to_scale(self.field, value).ravel()
-        return u if self.knots is None else u[self._places]
+        return u if self.knots is None else u[self._places(self.knots)]
 
     def at_resolution(self, knots: int | None) -> "Control":
         """The same control with so many knots, if it is a schedule with more steps than that."""

@@ -90,7 +90,7 @@ class Optimum:
         """The numbers as plain data, for JSON."""
         return {
             "over": list(self.over),
-            "objective": getattr(self.objective, "__name__", str(self.objective)),
+            "objective": objectives.name_of(self.objective),
             "value": self.value,
             "start": float(self.history[0]),
             "stationarity": self.stationarity,
@@ -201,6 +201,8 @@ def optimise(
     )
     search = {"max_evaluations": max_evaluations, "tolerance": tolerance, "throw": throw}
     several = not isinstance(starts, int) or starts > 1
+    if method == "sweeps" and (several or floor or levels != (None,)):
+        raise ValueError('method "sweeps" takes no starts, knots or floor; use method="lbfgs".')
     places = [owners] if isinstance(starts, int) else start_at(problem, starts)
     descent = {
         "starts": places,

@@ -209,6 +209,7 @@ def _scattered(problem: Problem, x, count: int):
 
 
 def in_forward_mode(problem: Problem) -> Problem:
+    """The same, solved by what forward mode can go through; unchanged for a limit without `adjoint`."""
     if "adjoint" not in inspect.signature(type(problem.owners["limit"]).solve).parameters:
         return problem
     return dataclasses.replace(problem, options=problem.options | {"adjoint": "direct"})

@@ -154,3 +154,8 @@ def test_an_outlier_is_steered():
     assert end.margin[-1] > max(start.margin[-1], 0)
     assert end.largest[-1] > start.largest[-1] + 0.02
     np.testing.assert_allclose(found.value, np.exp(-end.largest[-1]), rtol=1e-6)
+
+
+def test_names():
+    assert objectives.name_of(objectives.final_loss) == "final_loss"
+    assert objectives.name_of(objectives.stable(objectives.robust())) == "stable(robust(final_loss))"

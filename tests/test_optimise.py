@@ -171,6 +171,9 @@ def test_wide_network():
         (ValueError, "extra_gradient is 0 everywhere", {"over": "extra_gradient"}),
         (ValueError, 'method "adam" is unknown', {"over": "learning_rate", "method": "adam"}),
         (ValueError, '"sweeps" does not apply: .* over is momentum', {"over": "momentum", "method": "sweeps"}),
+        (ValueError, '"sweeps" takes no starts, knots or floor', {"method": "sweeps", "starts": 2}),
+        (ValueError, '"sweeps" takes no starts, knots or floor', {"method": "sweeps", "knots": 8}),
+        (ValueError, '"sweeps" takes no starts, knots or floor', {"method": "sweeps", "floor": 1e-3}),
         (ValueError, "bounds are given for noise", {"over": "learning_rate", "bounds": {"noise": (0, 1)}}),
         (ValueError, "low below high", {"over": "learning_rate", "bounds": {"learning_rate": (2, 1)}}),
         (ValueError, "max_evaluations", {"over": "learning_rate", "max_evaluations": 0}),
@@ -178,7 +181,7 @@ def test_wide_network():
 )
 def test_messages(error, match, options):
     with pytest.raises(error, match=match):
-        lx.optimise(LIMIT, TASK, PROTOCOL, **options)
+        lx.optimise(LIMIT, TASK, PROTOCOL, **{"over": "learning_rate"} | options)
 
 
 @pytest.mark.parametrize("method", ["sweeps", "lbfgs"])
