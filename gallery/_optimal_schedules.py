@@ -48,7 +48,7 @@ def build(
     lengths=(100, 300), momentum_steps: int = 300, modes: int = 10**12, network_modes: int = 40, cycles: int = 60
 ) -> Study:
     """A power-law problem in two phases, in theory at `modes` and in networks at `network_modes`."""
-    lengths = checks.sizes(lengths, least=2)
+    lengths = checks.sizes(lengths, name="lengths", least=2)
     kinds = {name: {"capacity": b, "decay": a, "noise": noise} for name, (b, a, noise) in PHASES.items()}
     return Study(
         {name: tasks.power_law(modes, **kind) for name, kind in kinds.items()},

@@ -86,15 +86,15 @@ def integer(name: str, value: Any, *, low: int = 1, high: int | None = None) -> 
     return int(value)
 
 
-def sizes(value: Any, *, least: int = 1) -> tuple[int, ...]:
-    """Sizes of networks in increasing order: at least `least` different whole numbers."""
+def sizes(value: Any, *, name: str = "sizes", least: int = 1) -> tuple[int, ...]:
+    """Sizes of networks, or lengths, in increasing order: at least `least` different whole numbers."""
     try:
         given = tuple(value)
     except TypeError:
-        raise TypeError(f"sizes must be a list of whole numbers; {shown(value)} was given.") from None
-    given = tuple(sorted(integer("sizes", size) for size in given))
+        raise TypeError(f"{name} must be a list of whole numbers; {shown(value)} was given.") from None
+    given = tuple(sorted(integer(name, size) for size in given))
     if len(given) < least or len(set(given)) != len(given):
-        raise ValueError(f"sizes must be {least} or more different whole numbers; {given} was given.")
+        raise ValueError(f"{name} must be {least} or more different whole numbers; {given} was given.")
     return given
 
 

@@ -35,5 +35,5 @@ def test_settings():
         build(cycles=0)
     with raises(TypeError, "momentum_steps must be a whole number; float 1.5 was given."):
         build(momentum_steps=1.5)
-    with raises(ValueError, "lengths"):
+    with raises(ValueError, "lengths must be at least 1; it is 0."):
         build(lengths=(0,))
