@@ -102,11 +102,26 @@ class samples_to_target(steps_to_target):
     """The same with every step counted by its batch: `batch_size`, or `batch_ratio` samples per input dimension."""
 
     def __call__(self, solve, limit, task, protocol):
-        batch = getattr(protocol, "batch_size", None)
-        batch = getattr(protocol, "batch_ratio", None) if batch is None else batch
-        if batch is None:
-            raise ValueError(f"samples_to_target needs a protocol with batches; {type(protocol).__name__} has none.")
-        return jnp.sum(batch * self._above(solve(limit, task, protocol)), axis=-1)
+        return jnp.sum(_batch("samples_to_target", protocol) * self._above(solve(limit, task, protocol)), axis=-1)
+
+
+class priced(AbstractObjective):
+    r"""`objective` plus `price` $\mu$ for every sample, $J + \mu \sum_t B_t$, which bounds batches. Samples are
+    counted as `samples_to_target` counts them.
+
+    At an optimum over batches every step gains by its last sample what that costs, $\partial J/\partial B_t = -\mu$.
+    """
+
+    objective: Callable
+    price: Any
+
+    def __init__(self, objective: Callable = final_loss, price=1e-3):
+        self.objective = _function("objective", objective)
+        self.price = checks.number("price", price, above=0.0)
+
+    def __call__(self, solve, limit, task, protocol):
+        samples = jnp.sum(jnp.asarray(_batch("priced", protocol)), axis=-1)
+        return evaluate(self.objective, solve, limit, task, protocol) + self.price * samples
 
 
 class outlier(AbstractObjective):
@@ -192,6 +207,14 @@ class stable(_Penalised):
             return jnp.zeros(())
         growth = jnp.diff(jnp.log(trajectory.train_loss), axis=-1)
         return self.weight * jnp.sum(jnp.maximum(growth - self.slack, 0) ** 2, axis=-1)
+
+
+def _batch(name: str, protocol):
+    batch = getattr(protocol, "batch_size", None)
+    batch = getattr(protocol, "batch_ratio", None) if batch is None else batch
+    if batch is None:
+        raise ValueError(f"{name} needs a protocol with batches; {type(protocol).__name__} has none.")
+    return batch
 
 
 def _side(trajectory: Trajectory):

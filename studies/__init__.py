@@ -4,6 +4,7 @@ from ._benign_bounds import BenignBounds, benign_bounds, check_bounded_rate
 from ._compare import AGREEMENT, Comparison, compare
 from ._compute_frontier import Frontier, compute_frontier, frontier_of
 from ._depth_limit import depth_limit
+from ._edge import EdgeSchedule, follow_edge
 from ._final_loss import final_loss
 from ._optimise import METHODS, Optimum, optimise
 from ._precision_law import ComputeOptimum, PrecisionLaw
@@ -17,6 +18,7 @@ __all__ = [
     "BenignBounds",
     "Comparison",
     "ComputeOptimum",
+    "EdgeSchedule",
     "Frontier",
     "Optimum",
     "PrecisionLaw",
@@ -28,6 +30,7 @@ __all__ = [
     "compute_frontier",
     "depth_limit",
     "final_loss",
+    "follow_edge",
     "frontier_of",
     "optimise",
     "sensitivity",

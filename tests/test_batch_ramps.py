@@ -187,3 +187,22 @@ def test_control_beats_the_ramp():
 def test_messages(call, kind, sentence):
     with raises(kind, sentence):
         call()
+
+
+@pytest.mark.parametrize(("rate", "steps", "spread"), [(0.02, 300, 0.03), (0.02, 1000, 0.01)])
+def test_batches_at_a_price_grow_with_the_noise_that_is_still_felt(rate, steps, spread):
+    # where label noise dominates, B_t^2 = eta^2 sigma^2 K(s_t) / mu with the rest s_t of the clock (2602.04774)
+    task = lx.tasks.power_law(10**12, 1.5, 3.0, noise=1.0)
+    protocol = lx.OnlineSGD(rate, batch_size=20.0, steps=steps)
+    objective = lx.objectives.priced(price=1e-6)
+    best = lx.optimise(LIMIT, task, protocol, over="batch_size", objective=objective)
+    assert best.status == "converged"
+    assert not np.any(best.at_bound["batch_size"])
+    left = rate * (steps - 1 - np.arange(steps))
+    lam = np.arange(1.0, 1e5) ** -1.5
+    kernel = np.sum(lam**2 * np.exp(-2 * lam * left[:, None]), axis=1)
+    window = slice(steps // 5, int(0.95 * steps))
+    constancy = (best.protocol.batch_size / np.sqrt(kernel))[window]
+    assert np.std(constancy) / np.mean(constancy) < spread
+    np.testing.assert_allclose(np.mean(constancy) * np.sqrt(1e-6) / rate, 1.0, rtol=3 * spread)
+    np.testing.assert_allclose(best.value - best.trajectory.test_loss[-1], 1e-6 * np.sum(best.protocol.batch_size))

@@ -64,6 +64,10 @@ def test_samples_to_target_counts_batches():
     np.testing.assert_allclose(value(objective, np.ones(8), protocol=online), 1 + 2 + 3 + 4, rtol=1e-12)
     with raises(ValueError, "samples_to_target needs a protocol with batches; GradientDescent has none."):
         value(objective, np.ones(8))
+    price = objectives.priced(lambda trajectory: 1.0, 0.5)
+    assert value(price, np.ones(8), protocol=online) == 1.0 + 0.5 * 36
+    with raises(ValueError, "priced needs a protocol with batches; GradientDescent has none."):
+        value(price, np.ones(8))
 
 
 def test_penalties_are_zero_inside_and_by_hand_outside():
