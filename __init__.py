@@ -16,6 +16,7 @@ from .problems import (
     schedules,
     tasks,
 )
+from .solvers import devices
 from .studies import (
     BenignBounds,
     Comparison,
@@ -62,6 +63,7 @@ __all__ = [
     "compare",
     "compute_frontier",
     "depth_limit",
+    "devices",
     "final_loss",
     "fluctuations",
     "follow_edge",

@@ -34,6 +34,7 @@ from ._deterministic_equivalent import (
     two_point_risk,
     unlearned_power,
 )
+from ._devices import device_count, devices, shard
 from ._feature_dynamics import FeatureDynamics, FeatureResponses, feature_dynamics, feature_responses
 from ._field_axis import AbstractFieldAxis, CoefficientAxis, SampleAxis
 from ._hidden_layer import HiddenLayer, Units, gaussian_grid, initial_units, mean_predictions
@@ -133,6 +134,8 @@ __all__ = [
     "deep_residual",
     "degrees_of_freedom",
     "descend",
+    "device_count",
+    "devices",
     "diagonal_coefficients",
     "diagonal_flow",
     "double",
@@ -177,6 +180,7 @@ __all__ = [
     "sample_moments",
     "second_moment",
     "self_consistent_scale",
+    "shard",
     "single",
     "singular_value",
     "spectral_edge",
