@@ -9,7 +9,16 @@ from jaxtyping import Array, Float, Int
 
 from ..nets._losses import sample_losses
 from ..problems import CONVERGED, DIVERGED, OVERFLOW, first_divergence
-from ..solvers import HIGHEST, AbstractFieldAxis, MarchInputs, MarchOptions, kernel_alignment, march
+from ..solvers import (
+    HIGHEST,
+    AbstractFieldAxis,
+    MarchInputs,
+    MarchOptions,
+    device_count,
+    kernel_alignment,
+    march,
+    spread_map,
+)
 
 # Richness at which the leading order is read off: small enough for the next orders, large enough for rounding.
 _SMALL_RICHNESS = 0.02
@@ -54,7 +63,7 @@ def solve_mlp(
         inputs = inputs._replace(richness=jnp.where(inputs.richness == 0, small, inputs.richness))
     at_richness = partial(_observe, axis=axis, options=options, capacity=capacity, keep=keep, adjoint=adjoint)
 
-    def replica(this):
+    def replica(this, inputs, key, tolerance):
         index, weights = this
         mine, own = inputs._replace(sample_weights=weights), jax.random.fold_in(key, index)
         if not leading_order:
@@ -68,7 +77,11 @@ def solve_mlp(
         return found, jnp.any(jnp.stack([overflow for _, overflow, _ in several])), None
 
     # One after the other: batched thin products are several times slower on a CPU.
-    observed, overflow, trained = jax.lax.map(replica, (jnp.arange(replicas), inputs.sample_weights))
+    shared, over = (inputs, key, tolerance), (jnp.arange(replicas), inputs.sample_weights)
+    if replicas % device_count("samples") == 0:
+        observed, overflow, trained = spread_map(replica, over, "samples", shared=shared)
+    else:  # the particles are what is spread
+        observed, overflow, trained = jax.lax.map(lambda this: replica(this, *shared), over)
     if keep is not None and "ntk" in observed:
         observed |= jax.vmap(partial(diagnose, inputs))(observed)
     every = observed | losses(loss, inputs.y, y_test, observed)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..problems import Dataset, DivergedError, GradientDescent, OnlineSGD, default_key, schedules
 from ..problems import _checks as checks
+from ..solvers import spread_map
 from ._base import Ensemble
 from ._batches import runs_at_once, whole_batch_size
 from ._mlp import MLP, fields, forward
@@ -119,7 +120,7 @@ def _tangent_kernels(weights, design, x):
             total = total + _gram(gradient) * forward_kernel
         return total
 
-    return jax.lax.map(kernel, weights)
+    return spread_map(kernel, weights, "seeds")
 
 
 def _gram(field):
@@ -167,7 +168,7 @@ def _run(weights, design, task, protocol, key, times, x, kernel_inputs, batch, t
         (final, _), rows = jax.lax.scan(segment, (first, optimiser.init(first)), (starts, times))
         return final, *rows
 
-    return jax.lax.map(run, weights, batch_size=together)
+    return spread_map(run, weights, "seeds", batch_size=together)
 
 
 # Weights of one layer that train side by side.

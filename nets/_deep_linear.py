@@ -10,6 +10,7 @@ import numpy as np
 
 from ..problems import Gaussian, GradientDescent, Isotropic, OnlineSGD, default_key, schedules
 from ..problems import _checks as checks
+from ..solvers import spread_map
 from ._base import AbstractNet, Ensemble, Frozen
 from ._batches import no_steps
 
@@ -256,7 +257,7 @@ def _run(
         last = observe(final, sample_loss(final, times[-1], keys[-1]))
         return final, jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), rows, last)
 
-    final, rows = jax.lax.map(run_seed, (weights, keys))
+    final, rows = spread_map(run_seed, (weights, keys), "seeds")
     losses = {name: rows.pop(name) for name in ("train_loss", "test_loss")}
     return final, losses | {"extras": rows}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..problems import _checks as checks
 from ..problems import default_key
-from ..solvers import as_float, diagonal_coefficients, diagonal_flow, double
+from ..solvers import as_float, diagonal_coefficients, diagonal_flow, double, shard
 from ._base import AbstractNet, Ensemble, Frozen
 from ._batches import no_steps
 from ._gradient_flow import check_inputs, check_problem, learned, losses, normal_equations
@@ -110,4 +110,4 @@ def _run(weights, task, protocol, size):
         final = DiagonalWeights(jnp.exp(log_plus + G[-1]), jnp.exp(log_minus - G[-1]))
         return final, losses(task, coefficients) | {"extras": {"coefficients": coefficients, "progress": G / size}}
 
-    return jax.vmap(run)(weights)
+    return jax.vmap(run)(shard(weights, "seeds"))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ..problems import GradientDescent, LinearMap, default_key, schedules
 from ..problems import _checks as checks
+from ..solvers import spread_map
 from ._base import AbstractNet, Ensemble, Frozen
 from ._batches import no_steps
 
@@ -100,4 +101,4 @@ def _run(weights, task, protocol, keys, singular_values: bool):
         (final, _), rows = jax.lax.scan(step, (hidden, optimiser.init(hidden)), length=protocol.steps)
         return final, jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), rows, observe(final))
 
-    return jax.lax.map(run_seed, (weights.hidden, weights.readout, keys))
+    return spread_map(run_seed, (weights.hidden, weights.readout, keys), "seeds")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..problems import Dataset, GradientFlow
 from ..problems import _checks as checks
-from ..solvers import as_float
+from ..solvers import as_float, gather
 
 
 def check_problem(task, protocol, family: str) -> None:
@@ -28,7 +28,7 @@ def check_inputs(task, weights) -> None:
 def learned(weights, final, record: dict[str, Any], size: int):
     """What `AbstractNet.learn` returns, in the type of `weights`, of a flow `[seeds, ...]` computed in float64."""
     dtype = jax.tree.leaves(weights)[0].dtype
-    final, record = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), dtype), (final, record))
+    final, record = jax.tree.map(lambda a: jnp.asarray(np.asarray(gather(a)), dtype), (final, record))
     fields = {"loss_convention": "half_mean_square", "attributes": (("size", size),)}
     return jax.tree.map(lambda w: w[:, None], final), record | fields
 

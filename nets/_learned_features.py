@@ -9,7 +9,7 @@ import numpy as np
 
 from ..problems import Gaussian, GradientDescent, GradientFlow, PowerLaw, schedules
 from ..problems import _checks as checks
-from ..solvers import as_float, double
+from ..solvers import as_float, device_count, double, gather, shard
 from ._base import Frozen
 from ._batches import no_steps
 from ._features import AbstractFeatureNet
@@ -63,7 +63,7 @@ class LearnedFeatures(AbstractFeatureNet):
         with double():
             final, record = _run(single, features, self.design.richness, task, protocol, self.size)
         dtype = weights.readout.dtype
-        final, record = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), dtype), (final, record))
+        final, record = jax.tree.map(lambda a: jnp.asarray(np.asarray(gather(a)), dtype), (final, record))
         fields = {"loss_convention": "mean_square", "attributes": (("size", self.size),)}
         return jax.tree.map(lambda w: w[:, None], final), record | fields
 
@@ -109,8 +109,9 @@ def _run(weights, features, richness, task, protocol, size: int):
         final, rows = learn(weights, protocol, force, observe)
         return final, {"test_loss": rows.pop("test_loss"), "extras": rows}
 
-    together = min(_SEEDS_AT_ONCE, weights.readout.shape[0])
-    return jax.lax.map(run, (weights, features), batch_size=together)
+    # The solver of the flow does not go where every device has a program of its own.
+    together = min(_SEEDS_AT_ONCE * device_count("seeds"), weights.readout.shape[0])
+    return jax.lax.map(run, shard((weights, features), "seeds"), batch_size=together)
 
 
 def _flow(weights, protocol, force, observe):

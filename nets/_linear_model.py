@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ..problems import Dataset, GradientDescent, MinibatchSGD, OnlineSGD, schedules
 from ..problems import _checks as checks
+from ..solvers import spread_map
 from ._base import AbstractNet, Ensemble, Frozen
 from ._batches import check_batch, drawn_samples, no_steps, runs_at_once, whole_batch_size
 
@@ -103,4 +104,5 @@ def _run(weights, task, protocol, keys, batch: int | None):
         (theta, _), rows = jax.lax.scan(step, (theta, optimiser.init(theta)), over)
         return theta, jax.tree.map(jnp.append, rows, observe(theta))
 
-    return jax.lax.map(run, (weights, keys), batch_size=runs_at_once(len(weights), _NUMBERS_AT_ONCE // x.size))
+    together = runs_at_once(len(weights), _NUMBERS_AT_ONCE // x.size)
+    return spread_map(run, (weights, keys), "seeds", batch_size=together)

@@ -14,6 +14,7 @@ from ..solvers import (
     descend,
     fit_impulse_response,
     laguerre_terms,
+    spread_map,
     two_largest_eigenvalues,
 )
 from ._base import AbstractNet, Ensemble, Frozen
@@ -161,5 +162,5 @@ def _run(weights, task, protocol, recurrent_only: bool, terms: int):
 
     single = jax.tree.map(lambda w: w[:, 0], weights)
     together = max(1, min(single.source.shape[0], _ENTRIES_AT_ONCE // single.source.shape[-1] ** 2))
-    final, losses, matrices = jax.lax.map(run, single, batch_size=together)
+    final, losses, matrices = spread_map(run, single, "seeds", batch_size=together)
     return jax.tree.map(lambda w: w[:, None], final), losses, matrices

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from ..problems import AbstractSteps, first_divergence, schedules
-from ..solvers import kernel_alignment
+from ..solvers import kernel_alignment, spread_map
 from . import _mlp_fields as mlp
 from ._batches import batch_weights
-from ._mlp_weights import fixed_arrays, learning_rate_scale, scale_updates
+from ._mlp_weights import fixed_arrays, learning_rate_scale, scale_updates, spread_width
 from .rules import is_trained_by_gradient
 
 
@@ -20,6 +20,7 @@ def run(weights, fixed, design, task, protocol, keys, steps: int, recorded: tupl
     `recorded`. `largest_batch` is 0 for the full batch. Returns the final weights and the record with leading axis
     `[seeds]`."""
     width, dtype = weights.readout.shape[-1], weights.readout.dtype
+    weights = spread_width(weights)
     optimiser: Any = protocol
     if isinstance(protocol, AbstractSteps):
         optimiser = schedules.transformation(protocol, jnp.asarray(learning_rate_scale(design, width), dtype))
@@ -77,7 +78,7 @@ def run(weights, fixed, design, task, protocol, keys, steps: int, recorded: tupl
     seeds, most = keys.shape[0], max(1, _WEIGHTS_AT_ONCE // (weights.readout.shape[1] * width**2))
     # A divisor of the number of seeds: a remainder would be compiled as a second program.
     together = max(n for n in range(1, min(seeds, most) + 1) if seeds % n == 0)
-    return jax.lax.map(run_seed, (weights, fixed, keys), batch_size=together)
+    return spread_map(run_seed, (weights, fixed, keys), "seeds", batch_size=together)
 
 
 def _observe(weights, design, fixed, task, outputs, recorded) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..solvers import shard
 from .rules import DirectFeedbackAlignment, FeedbackAlignment, GatedLinear
 
 
@@ -18,6 +19,12 @@ class MLPWeights(eqx.Module):
     hidden: tuple[Any, ...]
     readout: Any
     biases: tuple[Any, ...] | None
+
+
+def spread_width(weights: MLPWeights) -> MLPWeights:
+    """Weights of any leading axes with the units of every layer spread over the devices of the axis `"width"`."""
+    biases = shard(weights.biases, "width", -1)
+    return MLPWeights(shard(weights.hidden, "width", -2), shard(weights.readout, "width", -1), biases)
 
 
 class Fixed(eqx.Module):
@@ -93,7 +100,7 @@ def scale_updates(design, updates: MLPWeights) -> MLPWeights:
 def draw_one(design, biased: bool, dim: int, width: int, outputs: int | None, key):
     """The weights and the fixed arrays of one network."""
     weights, fixed = _draw(design, biased, dim, width, outputs, key)
-    return weights, _held(fixed)
+    return spread_width(weights), _held(fixed)
 
 
 @eqx.filter_jit
@@ -110,7 +117,8 @@ def draw_pairs(design, biased: bool, dim: int, width: int, outputs: int | None, 
             flipped = tuple(-a for a in fixed)
         return jax.tree.map(lambda a, b: jnp.stack([a, b]), (weights, _held(fixed)), (other, _held(flipped)))
 
-    return jax.vmap(pair)(jax.random.split(key, seeds))
+    weights, fixed = jax.vmap(pair)(shard(jax.random.split(key, seeds), "seeds"))
+    return spread_width(weights), fixed
 
 
 def _held(fixed) -> Fixed | None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..problems import Dataset, GradientDescent, default_key, schedules
 from ..problems import _checks as checks
-from ..solvers import UnitMoments, centred_alignment, quadratic_kernel, quadratic_output
+from ..solvers import UnitMoments, centred_alignment, quadratic_kernel, quadratic_output, spread_map
 from ._base import AbstractNet, Ensemble, Frozen
 from ._batches import no_steps
 
@@ -122,4 +122,4 @@ def _run(weights, numbers, task, protocol, kernel_alignment: bool):
         return w, jax.tree.map(jnp.append, rows, observe(moments_of(w)))
 
     # one by one: products of stacks of small matrices are slower
-    return jax.lax.map(run, weights)
+    return spread_map(run, weights, "seeds")

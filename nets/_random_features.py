@@ -9,6 +9,7 @@ import numpy as np
 
 from ..problems import Gaussian, GradientDescent, MinibatchSGD, NormalisedSGD, OnlineSGD, PowerLaw, schedules
 from ..problems import _checks as checks
+from ..solvers import shard, spread_map
 from ._base import Frozen
 from ._batches import check_batch, drawn_samples, no_steps, runs_at_once, whole_batch_size
 from ._features import AbstractFeatureNet
@@ -214,7 +215,7 @@ def _run(weights, features, task, protocol, keys, size: int, count: int, batch: 
         return weights, jax.tree.map(lambda a, b: jnp.append(a, b), rows, last)
 
     if isinstance(protocol, NormalisedSGD):
-        return jax.vmap(run, axis_name="runs")((weights, features, keys))
+        return jax.vmap(run, axis_name="runs")(shard((weights, features, keys), "seeds"))
     held = (count or batch or 1) * sets + (0 if features is None else members * features.shape[-2])
     together = runs_at_once(len(weights), _INPUTS_AT_ONCE // (held * eigenvalues.size))
-    return jax.lax.map(run, (weights, features, keys), batch_size=together)
+    return spread_map(run, (weights, features, keys), "seeds", batch_size=together)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..problems import _checks as checks
 from ..problems import default_key
-from ..solvers import as_float, double, integrate
+from ..solvers import as_float, double, integrate, spread_map
 from ._base import AbstractNet, Ensemble, Frozen
 from ._batches import no_steps
 from ._gradient_flow import check_inputs, check_problem, learned, losses, normal_equations
@@ -146,5 +146,5 @@ def _run(weights, task, protocol, substeps: int):
         }
         return jax.tree.map(lambda w: w[-1], path), losses(task, coefficients) | {"extras": extras}, hidden
 
-    final, record, hidden = jax.lax.map(run, weights, batch_size=min(8, weights.readout.shape[0]))
+    final, record, hidden = spread_map(run, weights, "seeds", batch_size=min(8, weights.readout.shape[0]))
     return final, record, hidden, direction

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ..problems import CONVERGED, DIVERGED, Trajectory, check, default_key, first_divergence, key_name
 from ..problems import _checks as checks
+from ..solvers import gather
 from ._base import AbstractNet, Ensemble
 
 
@@ -60,6 +61,7 @@ def train(
     seeds = jax.tree.leaves(weights)[0].shape[0]
 
     final, fields = members.learn(weights, task, protocol, key=key, steps=steps, **record)
+    fields = {name: value if name in _STATIC else gather(value) for name, value in fields.items()}
     for axis in reversed(added):
         final = jax.tree.map(lambda w, axis=axis: jnp.squeeze(w, axis), final)
     if not isinstance(net, Ensemble):

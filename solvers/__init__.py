@@ -34,7 +34,7 @@ from ._deterministic_equivalent import (
     two_point_risk,
     unlearned_power,
 )
-from ._devices import device_count, devices, shard
+from ._devices import device_count, devices, gather, shard, spread_map
 from ._feature_dynamics import FeatureDynamics, FeatureResponses, feature_dynamics, feature_responses
 from ._field_axis import AbstractFieldAxis, CoefficientAxis, SampleAxis
 from ._hidden_layer import HiddenLayer, Units, gaussian_grid, initial_units, mean_predictions
@@ -144,6 +144,7 @@ __all__ = [
     "feature_responses",
     "fit_impulse_response",
     "from_lower",
+    "gather",
     "gaussian_grid",
     "in_precision",
     "initial_units",
@@ -184,6 +185,7 @@ __all__ = [
     "single",
     "singular_value",
     "spectral_edge",
+    "spread_map",
     "stability_bound",
     "stationary_loss",
     "symmetric",

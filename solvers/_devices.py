@@ -1,15 +1,14 @@
 """Many devices: one mesh helper, and the layout of what is spread over it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-
-from ._precision import double
 
 #: Points of a sweep; Monte-Carlo particles or replicas; modes; seeds, and width, of finite networks.
 AXES = ("sweep", "samples", "modes", "seeds", "width")
@@ -72,27 +71,63 @@ def device_count(axis: str) -> int:
 def shard(tree: Any, axis: str, dimension: int = 0) -> Any:
     """Lays out `dimension` of every array of `tree` over `axis`: a constraint inside of compiled code, a copy outside.
 
-    Without a mesh that has the axis this does nothing. An array that lacks the dimension, or whose length in it the
-    number of devices does not divide, stays as it is.
+    Without a mesh that has the axis this does nothing. An array that lacks the dimension stays as it is; so does,
+    outside of compiled code, one whose length in it the number of devices does not divide.
     """
     count = device_count(axis)
     if count == 1:
         return tree
 
     def lay_out(array):
-        if not -np.ndim(array) <= dimension < np.ndim(array) or np.shape(array)[dimension] % count:
+        if not -np.ndim(array) <= dimension < np.ndim(array):
             return array
-        before = [None] * (dimension % np.ndim(array))
-        return _lay_out(array, PartitionSpec(*before, axis))
+        spec = PartitionSpec(*[None] * (dimension % np.ndim(array)), axis)
+        if isinstance(array, Tracer):
+            return jax.lax.with_sharding_constraint(array, spec)
+        if np.shape(array)[dimension] % count:
+            return array
+        with jax.enable_x64(True):  # no number is rounded on the way
+            return jax.device_put(array, NamedSharding(jax.sharding.get_mesh(), spec))
 
     return jax.tree.map(lay_out, tree)
 
 
-def _lay_out(array, spec: PartitionSpec):
-    if isinstance(array, Tracer):
-        return jax.lax.with_sharding_constraint(array, spec)
-    with double():  # no number is rounded on the way
-        return jax.device_put(array, NamedSharding(jax.sharding.get_mesh(), spec))
+def gather(tree: Any) -> Any:
+    """Whole arrays on every process, of arrays that are spread over several of them; all others are left alone."""
+
+    def whole(leaf):
+        if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
+            return leaf
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return leaf
+        mesh = leaf.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue]
+        return jax.jit(lambda a: a, out_shardings=NamedSharding(mesh, PartitionSpec()))(leaf)
+
+    return jax.tree.map(whole, tree)
+
+
+def spread_map(function: Callable, xs: Any, axis: str, *, shared: tuple = (), batch_size: int | None = None) -> Any:
+    """`jax.lax.map` of `function(x, *shared)` along the leading axis of `xs`, of which every device of `axis` takes its
+    share; differentiable in `xs` and in `shared`, not in what `function` closes over.
+
+    The devices do not speak to each other, and what runs on each is the program of one: no compiler has to find out
+    how to partition it. Where their number does not divide the length, the last entry is computed several times.
+    """
+    count, length = device_count(axis), len(jax.tree.leaves(xs)[0])
+    most = -(-length // count)
+
+    def share(xs, shared):
+        return jax.lax.map(lambda x: function(x, *shared), xs, batch_size=batch_size and min(batch_size, most))
+
+    if count == 1:
+        return share(xs, shared)
+
+    if missing := most * count - length:
+        xs = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)]), xs)
+    # Nothing in there is summed over devices, which is what the check of varying values is for.
+    mine, all_of_it = PartitionSpec(axis), PartitionSpec()
+    ys = jax.shard_map(share, in_specs=(mine, all_of_it), out_specs=mine, check_vma=False)(xs, shared)
+    return jax.tree.map(lambda y: y[:length], ys)
 
 
 def _check_axis(axis: str) -> None:

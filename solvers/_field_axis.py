@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from ._devices import shard
 from ._precision import HIGHEST
 
 #: What a Gaussian is for, and whether it changes sign in the antithetic partner of a particle.
@@ -53,6 +54,10 @@ class AbstractFieldAxis(eqx.Module):
     def gaussians(self, drawn, role: str, slots: Int[Array, " rows"]) -> Float[Array, "rows axis"]:
         """Independent unit Gaussians from one drawn block, to be kept in these basis slots."""
 
+    def spread(self, field: Float[Array, "rows axis"]) -> Float[Array, "rows axis"]:
+        """A field as it lies on the devices: whole on each, unless this axis is one that is spread over them."""
+        return field
+
     @abc.abstractmethod
     def inner(self, rows: Float[Array, "a axis"], others: Float[Array, "b axis"]) -> Float[Array, "a b"]:
         r"""The averages $\langle x_a y_b \rangle$ over the single-site process."""
@@ -88,12 +93,15 @@ class SampleAxis(AbstractFieldAxis):
         sign = np.concatenate([np.full((n, 1), -1.0 if ROLES[role] else 1.0) for role, _, n in blocks])
         step_key = jax.random.fold_in(key, step)
         row = lambda label: jax.random.normal(jax.random.fold_in(step_key, label), (self.size // 2,), jnp.float32)  # noqa: E731
-        half = jax.vmap(row)(label).astype(float)
-        both = jnp.stack([half, sign * half], axis=-1).reshape(len(label), self.size)
+        half = self.spread(jax.vmap(row)(label)).astype(float)
+        both = self.spread(jnp.stack([half, sign * half], axis=-1).reshape(len(label), self.size))
         return jnp.split(both, np.cumsum(rows)[:-1])
 
     def gaussians(self, drawn, role, slots):
         return drawn
+
+    def spread(self, field):
+        return shard(field, "samples", 1)
 
     def inner(self, rows, others):
         # This operand order is the one that runs at memory speed on a CPU; the barrier keeps XLA from undoing it.

@@ -120,7 +120,7 @@ class MarchStep(NamedTuple):
     def initial(self):
         zeros, hidden, slots = jnp.zeros, range(self.depth - 1), self.slots
         columns = self.outputs if self.options.lazy else 1
-        field = lambda rows: zeros((rows, self.axis.size))  # noqa: E731
+        field = lambda rows: self.axis.spread(zeros((rows, self.axis.size)))  # noqa: E731
         directions = lambda noises: Directions(*(field(slots) if n <= noises else None for n in range(3)))  # noqa: E731
         velocity = Weights(
             decay=zeros(self.depth + 1),

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ._devices import gather
+
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -87,7 +89,7 @@ def to_host(tree: Any) -> Any:
 
     def convert(leaf):
         if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.dtype == np.float64:
-            return np.asarray(leaf)
+            return np.asarray(gather(leaf))
         return leaf
 
     return jax.tree.map(convert, tree)

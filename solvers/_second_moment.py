@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from ._adjoint_scan import adjoint_scan
 from ._blocked_scan import blocked_scan
+from ._devices import shard
 from ._mode_bins import ModeBins
 from ._precision import HIGHEST
 
@@ -144,6 +145,7 @@ def second_moment(
 
         *Learning Curves for SGD on Structured Features* (arXiv 2106.02713).
     """
+    bins = shard(bins, "modes")
     params, A = (bins, noise_power), bins.teacher_power
     if momentum:
         y, losses = adjoint_scan(
@@ -187,6 +189,7 @@ def normalised_second_moment(
 
         Seesaw (arXiv 2510.14717).
     """
+    bins = shard(bins, "modes")
     params = bins, noise_power
 
     def step(A, now):

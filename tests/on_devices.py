@@ -1,0 +1,121 @@
+"""Prints, as JSON, what comes out on one and on four forced CPU devices; run by `test_devices.py` as a program."""
+
+import json
+import os
+import sys
+
+# set before the first use of JAX; most of the time is compilation
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_enable_x64", True)
+
+import limitax as lx  # noqa: E402
+import numpy as np  # noqa: E402
+from limitax.solvers import device_count, power_law_bins, shard, spread_map  # noqa: E402
+
+TASK = lx.tasks.sphere(jax.random.key(0), samples=3, dim=4, test_samples=1)
+DESCENT = lx.GradientDescent(0.3, momentum=0.4, steps=4)
+POWER_LAW = lx.tasks.power_law(None, 1.5, 2.5, 1.0)  # 269 bins, which 4 devices do not share evenly
+
+
+def difference(one, many) -> float:
+    """The largest, over the largest value, of all arrays of two trees."""
+    assert jax.tree.structure(one) == jax.tree.structure(many)
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(*map(jax.tree.leaves, (one, many)), strict=True)]
+    return max(float(np.max(abs(a - b)) / np.max(abs(a))) for a, b in pairs if a.dtype.kind == "f" and np.any(a))
+
+
+def on_both(compute, axis: str, count=None):
+    one = compute()
+    with lx.devices(count, axis=axis):
+        return one, compute()
+
+
+def layout(array) -> list:
+    return [len(array.sharding.device_set), [name for name in array.sharding.spec]]
+
+
+def trained(limit, task, protocol, size, axis, seeds=4, **record):
+    def learn():
+        net = limit.ensemble(task, size=size, seeds=seeds) if axis == "seeds" else limit.finite(task, size=size)
+        return lx.nets.train(net, task, protocol, return_net=True, **record)
+
+    one, many = on_both(learn, axis)
+    curve = many[0].test_loss if many[0].train_loss is None else many[0].train_loss
+    members = many[1].members if axis == "seeds" else many[1]
+    return {
+        "difference": difference(one, many),
+        "curve": layout(curve),
+        "weights": [layout(w) for w in jax.tree.leaves(members.weights)],
+    }
+
+
+def quick():
+    found = {}
+    with lx.devices(axis="modes"):
+        found["counts"] = [device_count("modes"), device_count("seeds")]
+        found["outside"] = layout(shard(np.arange(8.0) / 3, "modes")), shard(np.arange(8.0) / 3, "modes").dtype.name
+        found["uneven stays"] = type(shard(np.zeros(7), "modes")).__name__
+        found["traced"] = layout(jax.jit(lambda x: shard(x, "modes", -1))(np.zeros((3, 8))))
+        squares = jax.jit(lambda x: spread_map(lambda x, y: x * x + y, x, "modes", shared=(1.0,)))(np.arange(6.0))
+        found["spread_map"] = squares.tolist()
+    found["after"] = device_count("modes")
+    assert len(power_law_bins(None, 1.5, 2.5).weights) % 4
+    recursion = lx.limits.RandomFeatures()
+    rates = lambda rate: lx.OnlineSGD(rate, 0.3, steps=50)  # noqa: E731
+    found["recursion"] = difference(*on_both(lambda: recursion.solve(POWER_LAW, rates(0.05)).test_loss, "modes"))
+    found["seeds"] = trained(lx.limits.MLP(1, "tanh"), TASK, DESCENT, 8, "seeds")
+    return found
+
+
+def families():
+    """Every way in which finite networks are trained side by side."""
+    lim, data = lx.limits, lx.tasks.power_law(8, 1.5, 2.0, 0.3, samples=10)
+    flow = lx.GradientFlow(np.linspace(0, 1, 3))
+    feedback = lim.MLP(2, "tanh", rule=lx.rules.FeedbackAlignment(0.5))
+    cases = {
+        "feedback": (feedback, TASK, lx.MinibatchSGD(0.3, batch_size=2, steps=4), 8),
+        "uneven": (lim.MLP(1, "tanh"), TASK, DESCENT, 8),
+        "deep linear": (lim.DeepLinear(depth=2, width_ratio=1.0), lx.tasks.isotropic(2.0, 0.3), DESCENT, 8),
+        "random features": (lim.RandomFeatures(8), data, lx.MinibatchSGD(0.05, batch_size=4, steps=4), 1),
+        "normalised": (lim.RandomFeatures(), data, lx.NormalisedSGD(0.05, batch_size=4, steps=4), 1),
+        "learned features": (lim.LearnedFeatures(richness=3.0), lx.tasks.power_law(8, 1.5, 2.0), flow, 1),
+        "quadratic": (lim.QuadraticNetwork(1.0, 0.5), TASK, lx.GradientDescent(0.1, steps=4), 8),
+        "linear model": (lim.LinearModel(), TASK, lx.MinibatchSGD(0.05, batch_size=2, steps=4), 4),
+        "recurrent": (lim.LinearRNN(), lx.tasks.integrator(0.3), lx.GradientDescent(0.05, steps=4), 8),
+    }
+    slope = jax.grad(lambda rate: lx.final_loss(lim.RandomFeatures(), POWER_LAW, lx.OnlineSGD(rate, 0.3, steps=50)))
+    found: dict = {"slope": {"difference": difference(*on_both(lambda: slope(0.05), "modes", 3)), "devices": 4}}
+    found["width"] = trained(lim.MLP(2, "tanh", bias_scale=0.3), TASK, DESCENT, 16, "width", kernels=True)
+    for name, (limit, task, protocol, size) in cases.items():
+        seeds = 6 if name == "uneven" else 4
+
+        def learn(limit=limit, task=task, protocol=protocol, size=size, seeds=seeds):
+            return lx.nets.train(limit.ensemble(task, size=size, seeds=seeds), task, protocol)
+
+        one, many = on_both(learn, "seeds")
+        curve = many.test_loss if many.train_loss is None else many.train_loss
+        found[name] = {"difference": difference(one, many), "devices": len(curve.sharding.device_set)}
+    return found
+
+
+def sampled():
+    """The march, forward and backward: replicas on devices of their own, then the particles of one on all of them."""
+    found = {}
+    for depth, replicas in ((1, 4), (2, 1)):
+        limit = lx.limits.MLP(depth, "tanh", bias_scale=0.3)
+
+        def loss(rate, limit=limit, replicas=replicas):
+            protocol, samples = lx.GradientDescent(rate, steps=3), 402 * replicas
+            return lx.final_loss(limit, TASK, protocol, samples=samples, replicas=replicas, keep=None)
+
+        one, many = on_both(lambda loss=loss: jax.value_and_grad(loss)(jax.numpy.asarray(0.3)), "samples")
+        found[f"{replicas} replicas"] = difference(one, many)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps({"quick": quick, "families": families, "sampled": sampled}[sys.argv[1]]()))
