@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ._precision import context, precision_of
 
 ADJOINTS = ("stored", "blocked", "direct")
+_CACHED = 2**18  # bytes of a block's states, beyond which its passes read from memory what they could from a cache
 
 
 def adjoint_scan(
@@ -30,7 +31,8 @@ def adjoint_scan(
 
     - `"blocked"`: a reverse scan applies the transposed step, $p_t = (\partial\Phi/\partial y)^T p_{t+1} +
       (\partial\ell/\partial y)^T \bar\ell_t$, block by block; the states of a block are computed again, and all other
-      cotangents are one vectorised pass over it. Memory of about $4\sqrt T$ states. No forward mode.
+      cotangents are one vectorised pass over it. Memory of about $4\sqrt T$ states, a little more where blocks are
+      cut to fit in a processor's cache. No forward mode.
     - `"stored"`: the same, with all states kept instead of computed again. Slower on a processor, where writing and
       reading a long history takes more time than the steps themselves.
     - `"direct"`: plain `jax.lax.scan`; the only one for `jax.jvp` and Hessian-vector products.
@@ -63,13 +65,15 @@ def _scan(step, transposed, cotangents, keep, params, state, inputs):
 
 
 def _forward(step, transposed, cotangents, keep, params, state, inputs):
+    if keep:
+        state, (outputs, states) = _run(step, params, state, inputs)
+        return (state, outputs), (params, inputs, *_split(states, state))
+
     def block(state, x):
-        if keep:
-            return _run(step, params, state, x)
         after, outputs = jax.lax.scan(partial(step, params), state, x)
         return after, (outputs, state)
 
-    whole, rest = _split(inputs)
+    whole, rest = _split(inputs, state)
     state, (outputs, states) = jax.lax.scan(block, state, whole)
     outputs, states_rest = _join(outputs), None
     if _length(rest):
@@ -96,7 +100,7 @@ def _backward(step, transposed, cotangents, keep, residuals, bars):
         return (state_bar, jax.tree.map(jnp.add, params_bar, here)), x_bar
 
     with context(precision_of((params, states))):
-        whole, rest = _split((inputs, outputs_bar))
+        whole, rest = _split((inputs, outputs_bar), state_bar)
         carry, rest_bar = (state_bar, jax.tree.map(jnp.zeros_like, params)), None
         if _length(rest):
             carry, rest_bar = block(carry, (states_rest, *rest))
@@ -124,13 +128,16 @@ def _length(tree) -> int:
     return len(jax.tree.leaves(tree)[0])
 
 
-def _split(tree):
-    """Time cut into blocks of half to once the root of its length, `[blocks, size, ...]`, and what remains after them.
+def _split(tree, state):
+    """Time cut into blocks `[blocks, size, ...]`, and what remains after them.
 
-    The remainder costs a second compilation, so the size divides the number of steps where it can.
+    Their size is half to once the root of the number of steps, or down to a quarter of that where states are large. The
+    remainder costs a second compilation, so the size divides the number of steps where it can.
     """
     steps = _length(tree)
     root = math.isqrt(steps)
+    fitting = _CACHED // sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    root = min(root, max(fitting, root // 4, 1))
     size = min(range((root + 1) // 2, root + 1), key=lambda size: steps % size)
     count = steps // size
     whole = jax.tree.map(lambda x: x[: count * size].reshape(count, size, *x.shape[1:]), tree)
