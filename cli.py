@@ -123,6 +123,7 @@ def _run(command: Run) -> int:
     from .gallery import parse_settings, system
     from .studies import show_progress
     from .studies.results import Folder
+    from .studies.tables import show_measured
 
     chosen = system(command.name)
     settings = parse_settings(command.set_)
@@ -137,8 +138,7 @@ def _run(command: Run) -> int:
     folder.summary(about | report.summary() | {"measured": measured or None})
     folder.picture(partial(chosen.plot, report))
     chosen.show(report)
-    for name, value in measured.items():
-        print(f"{name}: {value}")
+    show_measured(measured)
     print(f"figure.png, result.nc and summary.json are in {folder.path}")
     if not report.agrees:
         return _complain(chosen.disagreement(report), 1)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+_LINE = 140  # characters of numbers that are still read
 
 def show(header, rows, title: str | None = None) -> None:
     """Prints a table; on a terminal it is fitted to the width, in a file it is as wide as it needs to be."""
@@ -54,6 +55,13 @@ def show_verification(proof, title: str) -> None:
     print(f"{verdict}: {proof.seeds} pairs of networks, {proof.best.limit.size_name} {proof.size}")
 
 
+def show_measured(measured: dict[str, Any]) -> None:
+    """Prints further numbers by name, those that fit on a line; the others are in the summary."""
+    for name, value in measured.items():
+        text = _cell(value)
+        print(f"{name}: {text if len(text) <= _LINE else 'in summary.json'}")
+
+
 def _theory(proof, name: str) -> str:
     return f"{proof.expected[name]:.4g}"
 
@@ -69,7 +77,8 @@ def number(value: Any, style: str) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_cell(entry)}" for name, entry in value.items())
+        cells = {name: _cell(entry) for name, entry in value.items()}
+        return ", ".join(f"{name} ({text})" if "," in text else f"{name} {text}" for name, text in cells.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "none"
+        return ", ".join(map(_cell, value)) or "none"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from limitax import cli
+from limitax.studies.tables import show_measured
 
 SMALL = ["run", "power-law-sgd", "--set", "modes=5", "steps=4", "--seeds", "20"]
 
@@ -150,3 +151,8 @@ def test_a_folder_that_cannot_be_is_found_before_any_work(capsys, tmp_path, monk
         assert error.startswith("limitax: ")
         assert str(file) in error
     assert file.read_text() == "here already"
+
+
+def test_numbers_that_fill_a_line_are_left_to_the_summary(capsys):
+    show_measured({"slope": -0.51234567, "ramp": {"loss": 1.00018118, "steps": [12, 0.5]}, "all": list(range(200))})
+    assert capsys.readouterr().out == "slope: -0.512346\nramp: loss 1.00018, steps (12, 0.5)\nall: in summary.json\n"
