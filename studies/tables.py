@@ -4,6 +4,7 @@ from typing import Any
 
 _LINE = 140  # characters of numbers that are still read
 
+
 def show(header, rows, title: str | None = None) -> None:
     """Prints a table; on a terminal it is fitted to the width, in a file it is as wide as it needs to be."""
     from rich.console import Console
