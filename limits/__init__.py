@@ -7,6 +7,7 @@ from ._fluctuations import fluctuations
 from ._learned_features import LearnedFeatures
 from ._linear_model import LinearModel
 from ._linear_rnn import LinearRNN
+from ._memory import Cost
 from ._mlp import MLP
 from ._quadratic_network import QuadraticNetwork
 from ._random_features import RandomFeatures
@@ -17,6 +18,7 @@ from ._spectrum import Spectrum, spectrum
 __all__ = [
     "MLP",
     "AbstractLimit",
+    "Cost",
     "DeepLinear",
     "DiagonalLinear",
     "ExtensiveOutputs",

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 
 from ..problems import AbstractProtocol, AbstractTask, Trajectory
+from ._memory import Cost
 
 
 class AbstractLimit(eqx.Module):
@@ -25,6 +26,15 @@ class AbstractLimit(eqx.Module):
 
         With `throw=False` a diverged or unreliable solution comes back with its status instead of an error.
         """
+
+    def cost(self, task: Any, protocol: Any, **options) -> Cost:
+        """What `solve` with these `options` would take, in bytes and operations: estimated from sizes, at no cost.
+
+        `solve` raises `MemoryError` where `cost(...).bytes` is more than what is free.
+
+        **Raises:** `TypeError` for a limit that does not say.
+        """
+        raise TypeError(f"{type(self).__name__} does not say what it costs.")
 
     @abc.abstractmethod
     def finite(self, task: AbstractTask, *, size: int, key=None) -> Any:

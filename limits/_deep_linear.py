@@ -36,7 +36,7 @@ from ..solvers import (
     to_host,
 )
 from ._base import AbstractLimit
-from ._memory import check_memory
+from ._memory import Cost
 from ._spectrum import Spectrum, check_layer, missing, spiked_spectrum
 
 
@@ -144,7 +144,7 @@ class DeepLinear(AbstractLimit):
         checks.choice("precision", precision, ("double", "single"))
         checks.choice("adjoint", adjoint, CAUSAL_ADJOINTS)
         checks.flag("throw", throw)
-        self._check_memory(task, protocol, precision, memory_limit)
+        self.cost(task, protocol, precision=precision).check("DeepLinear.solve", memory_limit)
 
         def run(problem, _):
             return _solve(problem, fresh, adjoint)
@@ -199,14 +199,19 @@ class DeepLinear(AbstractLimit):
         r"""$\tilde\gamma$, the richness as it enters the dynamics: $\gamma_0$ or, in `"ntk"`, $\gamma_0/\sqrt\nu$."""
         return self.richness * (1.0 if self.parameterization == "mup" else (1 / self.width_ratio) ** 0.5)
 
-    def _check_memory(self, task, protocol, precision, memory_limit):
+    def cost(self, task, protocol, *, precision="double", **options) -> Cost:
+        """Memory as steps², time as steps³, both times the order parameters: those of every layer, and of every mode.
+        See `AbstractLimit.cost`."""
         modes, time = 1 if isinstance(task, Isotropic) else len(task.eigenvalues), protocol.steps + 1
         maps = 4 * self.depth**2 + 2 * self.depth if self.residual else 6 * self.depth
         word = 8 if precision == "double" else 4
-        needs = {"order parameters": 3.0 * (maps + 4 * modes + 6) * time**2 * word}
-        remedies = {"order parameters": "use fewer steps or modes"}
-        sizes = f"steps={protocol.steps}, {modes} modes, depth={self.depth}"
-        check_memory(needs, remedies, "DeepLinear.solve", sizes, memory_limit)
+        tables = maps + 4 * modes + 6
+        return Cost(
+            {"order parameters": 3.0 * tables * time**2 * word},
+            2.0 * tables * time**3,
+            {"order parameters": "use fewer steps or modes"},
+            f"steps={protocol.steps}, {modes} modes, depth={self.depth}",
+        )
 
 
 @eqx.filter_jit

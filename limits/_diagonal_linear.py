@@ -13,6 +13,7 @@ from ..problems import CONVERGED, NOT_CONVERGED, Dataset, Trajectory, check
 from ..problems import _checks as checks
 from ..solvers import Jumps, alternating_flow, as_float, double, in_precision, to_host
 from ._base import AbstractLimit
+from ._memory import Cost
 
 
 class DiagonalLinear(AbstractLimit):
@@ -42,7 +43,9 @@ class DiagonalLinear(AbstractLimit):
     def __init__(self, init_spread=0.5):
         self.init_spread = checks.number("init_spread", init_spread, low=0.0)
 
-    def solve(self, task, protocol, *, key=None, jumps: int | None = None, throw: bool = True) -> Trajectory:
+    def solve(
+        self, task, protocol, *, key=None, jumps: int | None = None, memory_limit=None, throw: bool = True
+    ) -> Trajectory:
         r"""The staircase.
 
         **Arguments:**
@@ -51,6 +54,7 @@ class DiagonalLinear(AbstractLimit):
         - `protocol`: `GradientFlow`, with times in units of $\ln(1/a)$.
         - `key`: not used; nothing is random.
         - `jumps`: number of jumps to follow, by default twice the dimension.
+        - `memory_limit`: bytes that may be used; by default what is free.
         - `throw`: whether too few `jumps` for the last time raise.
 
         **Returns:**
@@ -62,6 +66,7 @@ class DiagonalLinear(AbstractLimit):
         """
         check_problem(task, protocol, "a DiagonalLinear")
         count = _count(task, jumps)
+        self.cost(task, protocol, jumps=jumps).check("DiagonalLinear.solve", memory_limit)
         with double():
             solution = _solve(task, protocol, count)
         record, code = to_host(solution)
@@ -69,6 +74,18 @@ class DiagonalLinear(AbstractLimit):
         if throw:
             check(trajectory)
         return trajectory
+
+    def cost(self, task, protocol, *, jumps: int | None = None, **options) -> Cost:
+        """Time as jumps times dimension³, for the linear equations at each jump. See `AbstractLimit.cost`."""
+        (samples, dim), times = task.x.shape, protocol.times.size
+        tests = task.x_test.shape[0] if task.has_test else 0
+        count = _count(task, jumps) + 1
+        return Cost(
+            {"the staircase": 8.0 * (8 * dim**2 + 4 * count * dim + times * (4 * dim + samples + tests))},
+            2.0 * (count * dim**3 + dim**2 * samples + times * dim * (samples + tests)),
+            {"the staircase": "use fewer times or input dimensions"},
+            f"{dim} dimensions, {count - 1} jumps, {times} times",
+        )
 
     def jumps(self, task, *, count: int | None = None) -> Jumps:
         """When the network jumps, and what it is on the plateaus; see `solvers.Jumps`.

@@ -30,9 +30,11 @@ from ..solvers import (
     to_host,
 )
 from ._base import AbstractLimit
+from ._memory import Cost
 from ._spectrum import missing
 
 _NODES = 400
+_BISECTIONS = 47  # that halve an interval to 1e-14
 
 
 class ExtensiveOutputs(AbstractLimit):
@@ -70,13 +72,14 @@ class ExtensiveOutputs(AbstractLimit):
         """`seeds` independent networks on `size` inputs; each will draw its own target."""
         return Network.ensemble(self, _linear_map(task), size, seeds, key)
 
-    def solve(self, task, protocol, *, key=None, throw: bool = True) -> Trajectory:
+    def solve(self, task, protocol, *, key=None, memory_limit=None, throw: bool = True) -> Trajectory:
         r"""The exact dynamics, mode by mode of the readout; computed in float64.
 
         **Arguments:**
 
         - `task`: `linear_map`. `protocol`: `GradientDescent` without weight decay.
-        - `key`: not used; nothing is random. `throw`: whether divergence raises.
+        - `key`: not used; nothing is random. `memory_limit`: bytes that may be used; by default what is free.
+        - `throw`: whether divergence raises.
 
         **Returns:**
 
@@ -90,11 +93,22 @@ class ExtensiveOutputs(AbstractLimit):
         if decay is None or decay.any():
             raise ValueError("weight_decay must be 0: ExtensiveOutputs is not solved with weight decay.")
         checks.flag("throw", throw)
+        self.cost(task, protocol).check("ExtensiveOutputs.solve", memory_limit)
         with double():
             solution = in_precision(lambda problem, _: _solve(problem), "double")(as_float((self, task, protocol)), ())
         loss, extras, code, diverged = to_host(solution)
         trajectory = Trajectory(test_loss=loss, extras=extras, status_code=code, diverged_step=diverged)
         return check(trajectory) if throw else trajectory
+
+    def cost(self, task, protocol, **options) -> Cost:
+        """Time as steps, most of it for the edge of the bulk by bisection. See `AbstractLimit.cost`."""
+        steps = protocol.steps
+        return Cost(
+            {"modes": 8.0 * 5 * (steps + 1) * _NODES},
+            6.0 * _BISECTIONS * (steps + 1) * _NODES,
+            {"modes": "use fewer steps"},
+            f"steps={steps}",
+        )
 
     def spectrum(self, trajectory: Trajectory, layer: int, *, count: int = 4) -> "BroadeningBulk":
         """See `lx.spectrum`; there are no outliers to count."""

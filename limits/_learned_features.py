@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from ..nets import Ensemble
@@ -14,6 +15,7 @@ from ..problems import _checks as checks
 from ..solvers import as_float, double, in_precision, learned_features, to_host
 from ._base import AbstractLimit
 from ._feature_curves import inverse_features, mode_bins
+from ._memory import Cost
 
 _TRUSTED = 1e-4  # the largest relative error of a loss that a solution may have
 
@@ -53,7 +55,9 @@ class LearnedFeatures(AbstractLimit):
         self.richness = checks.number("richness", richness, low=0.0)
         self.features = None if features is None else checks.number("features", features, above=0.0)
 
-    def solve(self, task, protocol, *, key=None, steps: int = 512, nodes: int = 320, throw: bool = True) -> Trajectory:
+    def solve(
+        self, task, protocol, *, key=None, steps: int = 512, nodes: int = 320, memory_limit=None, throw: bool = True
+    ) -> Trajectory:
         r"""The learning curve.
 
         **Arguments:**
@@ -63,6 +67,7 @@ class LearnedFeatures(AbstractLimit):
         - `key`: not used; nothing is random.
         - `steps`: of the integrator, even in the logarithm of time; an even number.
         - `nodes`: of the contour, where `features` is given.
+        - `memory_limit`: bytes that may be used; by default what is free.
         - `throw`: whether a solution whose `error` is above 1e-4 at some time raises. On a contour losses far
           below 1e-9 of the first are not resolved.
 
@@ -79,6 +84,7 @@ class LearnedFeatures(AbstractLimit):
         if checks.integer("steps", steps, low=4) % 2:
             raise ValueError(f"steps must be even, so that half of them tell the error; it is {steps}.")
         checks.flag("throw", throw)
+        self.cost(task, protocol, steps=steps, nodes=nodes).check("LearnedFeatures.solve", memory_limit)
         with double():
             solution = _solve(self, task, protocol, steps, nodes)
         record, code = to_host(solution)
@@ -88,6 +94,19 @@ class LearnedFeatures(AbstractLimit):
             test_loss=loss, extras=record, status_code=code, loss_convention="mean_square", attributes=attributes
         )
         return check(trajectory) if throw else trajectory
+
+    def cost(self, task, protocol, *, steps: int = 512, nodes: int = 320, **options) -> Cost:
+        """Time as steps times bins, or nodes. See `AbstractLimit.cost`."""
+        with double():
+            bins = jax.eval_shape(lambda: mode_bins(task)).eigenvalues.size
+        modes = bins if self.features is None else nodes
+        contour = 0.0 if self.features is None else 100.0 * nodes * bins
+        return Cost(
+            {"modes": 8.0 * modes * (2 * steps + 60) + 64.0 * (steps + protocol.times.size)},
+            1.5 * steps * modes * 200 + contour,
+            {"modes": "use fewer steps or nodes"},
+            f"steps={steps}, {modes} modes",
+        )
 
     def finite(self, task: Any, *, size: int = 1, key=None) -> Network:
         """One network on one draw of the features, at replication `size`.

@@ -23,7 +23,7 @@ from ..problems import (
 from ..problems import _checks as checks
 from ..solvers import SampleDrive, Samples, as_float, double, in_precision, sample_moments, to_host
 from ._base import AbstractLimit
-from ._memory import check_memory
+from ._memory import Cost
 
 
 class LinearModel(AbstractLimit):
@@ -64,12 +64,24 @@ class LinearModel(AbstractLimit):
         """
         check_problem(task, protocol)
         checks.flag("throw", throw)
-        _check_memory(task, protocol, memory_limit)
+        self.cost(task, protocol).check("LinearModel.solve", memory_limit)
         with double():
             solution = _solve(task, protocol, _has_momentum(protocol))
         losses, diverged, code = to_host(solution)
         trajectory = Trajectory(**losses, status_code=code, diverged_step=diverged, loss_convention="mean_square")
         return check(trajectory) if throw else trajectory
+
+    def cost(self, task, protocol, **options) -> Cost:
+        """Time as steps times features² times samples plus features. See `AbstractLimit.cost`."""
+        (samples, features), steps = task.x.shape, protocol.steps
+        tests = task.x_test.shape[0] if task.has_test else 0
+        products = 5 + _has_momentum(protocol)
+        return Cost(
+            {"second moments": 8.0 * features * (12 * features + (1 + steps**0.5) * (features + samples))},
+            2.0 * steps * features**2 * (products * features + 3 * samples + tests),
+            {"second moments": "use fewer features"},
+            f"{features} features, {samples} samples, steps={steps}",
+        )
 
     def finite(self, task: Any, *, size: int = 1, key=None) -> Network:
         """One network, whose weights are zero."""
@@ -89,15 +101,6 @@ class LinearModel(AbstractLimit):
 def _has_momentum(protocol) -> bool:
     momentum = checks.concrete(protocol.momentum)
     return momentum is None or bool(momentum.any())
-
-
-def _check_memory(task, protocol, memory_limit) -> None:
-    samples, features = task.x.shape
-    block = 1 + protocol.steps**0.5
-    needs = {"second moments": 8.0 * features * (12 * features + block * (features + samples))}
-    remedies = {"second moments": "use fewer features"}
-    sizes = f"{features} features, {samples} samples, steps={protocol.steps}"
-    check_memory(needs, remedies, "LinearModel.solve", sizes, memory_limit)
 
 
 @eqx.filter_jit

@@ -13,6 +13,7 @@ from ..problems import CONVERGED, DIVERGED, GradientDescent, ImpulseResponse, Tr
 from ..problems import _checks as checks
 from ..solvers import as_float, context, reverse_scan, to_host, two_largest_eigenvalues
 from ._base import AbstractLimit
+from ._memory import Cost
 
 _HIGHEST_ORDER = 6
 
@@ -58,6 +59,7 @@ class LinearRNN(AbstractLimit):
         key=None,
         order: int | None = None,
         precision: str = "double",
+        memory_limit=None,
         throw: bool = True,
     ) -> Trajectory:
         r"""The learning curve and the outliers at infinite size.
@@ -70,6 +72,7 @@ class LinearRNN(AbstractLimit):
         - `order`: number of letters $k$ of the longest word of $Z$ and $Z^T$, at most 6; by default 0 (exact) for
           `init_scale=0`, else 4. Cost grows as $4^k$ to $8^k$.
         - `precision`: `"double"` or `"single"`.
+        - `memory_limit`: bytes that may be used; by default what is free.
         - `throw`: whether divergence raises.
 
         **Returns:**
@@ -86,10 +89,8 @@ class LinearRNN(AbstractLimit):
         checks.instance("task", task, ImpulseResponse, "integrator or oscillator")
         checks.instance("protocol", protocol, GradientDescent, "GradientDescent for a LinearRNN")
         checks.choice("precision", precision, ("double", "single"))
-        if order is None:
-            scale = checks.concrete(self.init_scale)
-            order = 0 if scale is not None and not np.any(scale) else 4
-        order = checks.integer("order", order, low=0, high=_HIGHEST_ORDER)
+        order = self._order(order)
+        self.cost(task, protocol, order=order, precision=precision).check("LinearRNN.solve", memory_limit)
         with context(precision):
             solution = _solve(self.init_scale, task, protocol, self.recurrent_only, order, response_terms(task))
             loss, matrices, diverged, code = solution
@@ -105,6 +106,25 @@ class LinearRNN(AbstractLimit):
         if throw:
             check(trajectory)
         return trajectory
+
+    def cost(self, task, protocol, *, order: int | None = None, precision: str = "double", **options) -> Cost:
+        """With $n = 2(2^{k+1} - 1)$ words at order $k$: memory as steps times n², time as steps times n² times the
+        Laguerre functions plus n. See `AbstractLimit.cost`."""
+        order, steps, terms = self._order(order), protocol.steps, response_terms(task)
+        words = 2 * (2 ** (order + 1) - 1)
+        word = 8.0 if precision == "double" else 4.0
+        return Cost(
+            {"recurrent matrices": word * words * (words * (2 * steps + 12) + 8 * terms)},
+            2.0 * (steps + 1) * words**2 * (8 * words + 6 * terms),
+            {"recurrent matrices": "use fewer steps or a lower order"},
+            f"steps={steps}, order={order}",
+        )
+
+    def _order(self, order) -> int:
+        if order is None:
+            scale = checks.concrete(self.init_scale)
+            order = 0 if scale is not None and not np.any(scale) else 4
+        return checks.integer("order", order, low=0, high=_HIGHEST_ORDER)
 
     def finite(self, task, *, size: int, key=None) -> Network:
         """One random network of `size` units."""

@@ -1,11 +1,36 @@
-"""How much memory there is, and a refusal in words before too much of it is asked for."""
+"""What a solution takes, known from its sizes alone, and a refusal in words before too much is asked for."""
 
 import math
 import os
+from dataclasses import dataclass, field
 
 import jax
 
 from ..problems import _checks as checks
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a `solve` would take, estimated before any work.
+
+    **Fields:** `needs`, bytes on each device by what needs them; `flops`, floating-point operations of all devices
+    together, to leading order and without what derivatives add (for a gradient about four times as many); `remedies`,
+    how to need less of each; `sizes`, what the numbers follow from.
+    """
+
+    needs: dict[str, float]
+    flops: float
+    remedies: dict[str, str] = field(repr=False)
+    sizes: str = ""
+
+    @property
+    def bytes(self) -> float:
+        """All bytes on each device."""
+        return float(sum(self.needs.values()))
+
+    def check(self, function: str, memory_limit=None) -> None:
+        """**Raises:** `MemoryError` if the bytes exceed `memory_limit`, by default what is free."""
+        check_memory(self.needs, self.remedies, function, self.sizes, memory_limit)
 
 
 def free_memory() -> float:

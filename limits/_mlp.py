@@ -1,7 +1,7 @@
 """The feature-learning limit of wide multilayer perceptrons."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -51,7 +51,8 @@ from ..solvers import (
     without_derivative,
 )
 from ._base import AbstractLimit
-from ._memory import check_memory
+from ._memory import Cost
+from ._mlp_cost import march_cost
 from ._mlp_solution import solve_mlp
 from ._spectrum import Spectrum, check_layer, missing, spiked_spectrum
 
@@ -224,18 +225,10 @@ class MLP(AbstractLimit):
         checks.choice("precision", precision, (None, "double", "single"))
         checks.flag("densities", densities)
         checks.flag("throw", throw)
-        samples, replicas = checks.integer("samples", samples, low=2), checks.integer("replicas", replicas)
-        test_batch = 256 if test_batch is None else checks.integer("test_batch", test_batch)
-        key = default_key(key)
-        axis = self._axis(axis)
-        exact = isinstance(axis, CoefficientAxis)
-        batches = isinstance(protocol, MinibatchSGD)
-        if exact and not (batches and protocol.seed is None):
-            replicas = 1
-        particles = 2 * -(-samples // (2 * replicas))
-        leading = approximation == "leading_order"
-        if precision is None:
-            precision = "double" if exact or leading or jnp.result_type(float) == jnp.float64 else "single"
+        key, axis = default_key(key), self._axis(axis)
+        exact, leading = isinstance(axis, CoefficientAxis), approximation == "leading_order"
+        replicas, particles = self._replicas(protocol, axis, samples, replicas)
+        precision = self._precision(axis, approximation, precision)
         if tolerance is None:
             # The leading order is what the smallest moves do: nothing may be dropped.
             tolerance = (1e-18 if precision == "double" else 1e-9) if exact else 1e-12 if leading else 2.0 / particles
@@ -250,15 +243,13 @@ class MLP(AbstractLimit):
             "adjoint": adjoint,
         }
 
-        most = len(task.x) * (protocol.steps + 1)
-        room = 5 * (self.depth + 1) * len(task.x) if rank is None else checks.integer("rank", rank)
+        most, room = len(task.x) * (protocol.steps + 1), self._room(task, rank)
         inputs = self._inputs(task, protocol)
         while True:
             room = min(room, most)
-            sized = axis.sized(
-                particles, max(room + len(task.x), _outputs(task) or 1), feedback=options.feedback != "transported"
-            )
-            self._check_memory(task, protocol.steps, room, sized.size, options, static, precision, memory_limit)
+            sized = self._sized(task, axis, particles, room)
+            cost = march_cost(task, protocol.steps, self.depth, room, sized, options, replicas, keep, precision)
+            cost.check("MLP.solve", memory_limit)
             with context(precision):
                 weights = self._sample_weights(task, protocol, key, replicas)
                 floats, small = as_float(((inputs._replace(sample_weights=weights), task.y_test), tolerance))
@@ -304,6 +295,41 @@ class MLP(AbstractLimit):
             check(trajectory, self._stable_below(protocol, solution.largest_eigenvalue))
         return trajectory
 
+    def cost(
+        self,
+        task,
+        protocol,
+        *,
+        approximation=None,
+        samples: int = 10_000,
+        replicas: int = 4,
+        axis: AbstractFieldAxis | None = None,
+        rank: int | None = None,
+        keep="all",
+        densities: bool = False,
+        test_batch: int | None = None,
+        precision=None,
+        **options,
+    ) -> Cost:
+        """See `AbstractLimit.cost`: memory as particles times basis directions, time as that times steps times data
+        samples. A default `rank` is what the solution starts with; it may grow, up to the data samples times steps."""
+        task, axis = self._task(task), self._axis(axis)
+        room = min(self._room(task, rank), len(task.x) * (protocol.steps + 1))
+        replicas, particles = self._replicas(protocol, axis, samples, replicas)
+        found = march_cost(
+            task,
+            protocol.steps,
+            self.depth,
+            room,
+            self._sized(task, axis, particles, room),
+            self._options(task, approximation, keep, densities, test_batch),
+            replicas,
+            keep,
+            self._precision(axis, approximation, precision),
+        )
+        runs = 3 if approximation == "leading_order" else 1
+        return replace(found, flops=found.flops * runs * (1 if rank is None else 2))
+
     def stability(self, task, protocol, trajectory: Trajectory):
         """From the recorded `sharpness`, at the time before each update. **Raises:** `ValueError` where it is not."""
         missing(trajectory, ("sharpness",))
@@ -342,7 +368,29 @@ class MLP(AbstractLimit):
             raise ValueError('CoefficientAxis is exact for linear networks only; it needs activation="identity".')
         return axis
 
+    def _replicas(self, protocol, axis, samples, replicas) -> tuple[int, int]:
+        """The number of independent runs, and the particles of each."""
+        samples, replicas = checks.integer("samples", samples, low=2), checks.integer("replicas", replicas)
+        batches = isinstance(protocol, MinibatchSGD) and protocol.seed is None
+        if isinstance(axis, CoefficientAxis) and not batches:
+            replicas = 1
+        return replicas, 2 * -(-samples // (2 * replicas))
+
+    def _precision(self, axis, approximation, precision) -> Literal["single", "double"]:
+        exact = isinstance(axis, CoefficientAxis) or approximation == "leading_order"
+        if precision is None:
+            return "double" if exact or jnp.result_type(float) == jnp.float64 else "single"
+        return precision
+
+    def _room(self, task, rank) -> int:
+        return 5 * (self.depth + 1) * len(task.x) if rank is None else checks.integer("rank", rank)
+
+    def _sized(self, task, axis, particles: int, room: int) -> AbstractFieldAxis:
+        slots = max(room + len(task.x), _outputs(task) or 1)
+        return axis.sized(particles, slots, feedback=_FEEDBACK[type(self.rule)] != "transported")
+
     def _options(self, task, approximation, keep, densities, test_batch) -> MarchOptions:
+        test_batch = 256 if test_batch is None else checks.integer("test_batch", test_batch)
         richness = checks.concrete(self.richness)
         lazy = approximation == "static_kernel" or (richness is not None and bool(richness == 0))
         if lazy and approximation in ("gradient_independence", "leading_order"):
@@ -376,27 +424,6 @@ class MLP(AbstractLimit):
             check_batch(protocol, len(task.x))
         draw = lambda i: batch_weights(protocol, jax.random.fold_in(key, i), len(task.x), largest, float)  # noqa: E731
         return jnp.stack([draw(2**31 + i) for i in range(replicas)])
-
-    def _check_memory(self, task, steps, room, size, options, static, precision, memory_limit):
-        P, T, hidden, replicas = len(task.x), steps + 1, self.depth - 1, static["replicas"]
-        word = 8 if precision == "double" else 4
-        pairs = T * T * P * P if static["keep"] == "all" else T * P * P
-        tests = min(len(task.x_test), options.test_batch or len(task.x_test)) if task.has_test else 0
-        buffers = (10 if options.feedback == "frozen" else 8) * hidden * (room + P)
-        columns = (_outputs(task) or 1) if options.lazy else 1
-        needs = {
-            "kernels": 2 * self.depth * (replicas + 1) * pairs * word if static["keep"] else 0,
-            "fields": (buffers + (8 + 2 * columns) * (P + tests) * self.depth + 2 * T * P * options.fields)
-            * size
-            * word,
-            "trained weights": columns * hidden * T * (room + P) ** 2 * word * (replicas + 2) if options.weights else 0,
-        }
-        remedies = {
-            "kernels": 'use fewer steps or data samples, or keep="diagonal"',
-            "fields": "use fewer samples (particles), or more replicas",
-            "trained weights": "use a smaller rank, or keep=None",
-        }
-        check_memory(needs, remedies, "MLP.solve", f"steps={steps}, {P} data samples", memory_limit)
 
     def _stable_below(self, protocol, largest_eigenvalue) -> float | None:
         """Where descent, or the heavy ball, is linearly stable on a quadratic with this largest curvature."""

@@ -24,7 +24,7 @@ from ..solvers import (
     to_host,
 )
 from ._base import AbstractLimit
-from ._memory import check_memory
+from ._memory import Cost
 
 _STATIC_KERNEL = "static_kernel"
 
@@ -109,7 +109,8 @@ class QuadraticNetwork(AbstractLimit):
             teacher = checks.array("teacher", teacher, ndim=1)
             if teacher.shape != (task.dim,):
                 raise ValueError(f"teacher must have the {task.dim} dimensions of x; its shape is {teacher.shape}.")
-        _check_memory(task, protocol, kernel_alignment, memory_limit)
+        cost = self.cost(task, protocol, kernel_alignment=kernel_alignment)
+        cost.check("QuadraticNetwork.solve", memory_limit)
         flags = _Flags(_not_zero(protocol.momentum), static, bool(kernel_alignment))
         with double():
             solution = _solve((self, task, protocol, teacher), flags)
@@ -132,6 +133,24 @@ class QuadraticNetwork(AbstractLimit):
         k = x @ (x if other is None else checks.array("other", other, ndim=2)).T / x.shape[1]
         return k + self.curvature**2 * k**2
 
+    def cost(self, task, protocol, *, kernel_alignment: bool = False, **options) -> Cost:
+        """Time as steps times dimensions² times samples plus dimensions. See `AbstractLimit.cost`."""
+        (samples, dim), steps = task.x.shape, protocol.steps
+        tests = task.x_test.shape[0] if task.has_test else 0
+        block = 2 + steps**0.5
+        needs = {
+            "moments": 8.0 * dim * (dim * (block + 20) + 4 * samples + 2 * tests),
+            "records": 64.0 * steps,
+            "the kernel": 32.0 * samples**2 if kernel_alignment else 0.0,
+        }
+        remedies = {
+            "moments": "use fewer input dimensions",
+            "records": "use fewer steps",
+            "the kernel": "use kernel_alignment=False",
+        }
+        products = 10.0 * dim**3 + 2.0 * dim**2 * (2 * samples + tests) + 6.0 * samples**2 * dim * kernel_alignment
+        return Cost(needs, steps * products, remedies, f"{dim} dimensions, {samples} samples, steps={steps}")
+
     def finite(self, task: Any, *, size: int, key=None) -> Network:
         """One random network of width `size`."""
         checks.instance("task", task, Dataset, "a fixed data set (quadratic, sphere, digits, from_arrays)")
@@ -152,24 +171,6 @@ class _Flags(eqx.Module):
 def _not_zero(schedule) -> bool:
     known = checks.concrete(schedule)
     return known is None or bool(known.any())
-
-
-def _check_memory(task, protocol, alignment: bool, memory_limit) -> None:
-    samples, dim = task.x.shape
-    tests = task.x_test.shape[0] if task.has_test else 0
-    block = 2 + protocol.steps**0.5
-    needs = {
-        "moments": 8.0 * dim * (dim * (block + 20) + 4 * samples + 2 * tests),
-        "records": 64.0 * protocol.steps,
-        "the kernel": 32.0 * samples**2 if alignment else 0.0,
-    }
-    remedies = {
-        "moments": "use fewer input dimensions",
-        "records": "use fewer steps",
-        "the kernel": "use kernel_alignment=False",
-    }
-    sizes = f"{dim} dimensions, {samples} samples, steps={protocol.steps}"
-    check_memory(needs, remedies, "QuadraticNetwork.solve", sizes, memory_limit)
 
 
 @eqx.filter_jit

@@ -1,6 +1,8 @@
 """Linear models on random features of structured data: theory of the learning curve, and its exact control."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -42,7 +44,7 @@ from ..solvers import (
 from ._base import AbstractLimit
 from ._exact_control import Swept, sweep_momentum, sweep_rates
 from ._feature_curves import METHODS, drive_of, feature_curves, inverse_features, inverse_samples, mode_bins
-from ._memory import check_memory
+from ._memory import Cost
 
 _MOST_NODES = 1000
 _SHORT = 100  # steps up to which matrices over time are no dearer than a contour
@@ -133,22 +135,18 @@ class RandomFeatures(AbstractLimit):
         if nodes is not None:
             checks.integer("nodes", nodes, low=8)
         check_normalised(self, protocol)
-        plain = self._is_plain(protocol)
-        if method is None:
-            short = protocol.steps <= _SHORT or self._why_no_contour(protocol)
-            method = "recursion" if plain else "time" if short else "contour"
-        else:
-            checks.choice("method", method, METHODS)
+        cost = partial(self.cost, task, protocol, method=method, precision=precision)
+        method = self._method(protocol, method)
         if method == "recursion":
+            cost().check("RandomFeatures.solve", memory_limit)
             return self._by_recursion(task, protocol, precision, adjoint, throw)
         if precision == "single":
             raise ValueError('precision must be "double" with finitely many features or reused samples.')
         if method == "contour" and (reason := self._why_no_contour(protocol)):
             raise ValueError(reason)
-        if method == "time":
-            self._check_memory(task, protocol, memory_limit)
         count = nodes or contour_nodes(protocol.steps)
         while True:
+            cost(nodes=count).check("RandomFeatures.solve", memory_limit)
             with double():
                 run = in_precision(lambda problem, _, count=count: feature_curves(problem, method, count), "double")
                 solution = run(as_float((self, task, protocol)), ())
@@ -192,13 +190,28 @@ class RandomFeatures(AbstractLimit):
             check(trajectory, bound)
         return trajectory
 
-    def _check_memory(self, task, protocol, memory_limit):
+    def cost(self, task, protocol, *, method=None, nodes=None, precision="double", **options) -> Cost:
+        """Time as bins times steps for the recursion, bins times steps³ by `"time"`, nodes² times steps plus bins by
+        `"contour"` (nodes without the square for one-pass SGD). See `AbstractLimit.cost`."""
+        method, steps = self._method(protocol, method), protocol.steps
         with double():
-            modes = mode_bins(task).eigenvalues.size
-        needs = {"response matrices": 10.0 * modes * (protocol.steps + 1) ** 2 * 8}
-        remedies = {"response matrices": 'use method="contour"'}
-        sizes = f"steps={protocol.steps}, {modes} bins of modes"
-        check_memory(needs, remedies, "RandomFeatures.solve", sizes, memory_limit)
+            modes = jax.eval_shape(lambda: mode_bins(task)).eigenvalues.size
+        if method == "recursion":
+            rows = 1 + 2 * (not isinstance(protocol, NormalisedSGD) and _has_momentum(protocol))
+            word = 8.0 if precision == "double" else 4.0
+            bytes, flops = word * (6 * rows * modes + 6 * steps), 10.0 * rows * modes * steps
+            name, remedy = "moments and the drive", "use fewer steps"
+        elif method == "time":
+            bytes, products = 80.0 * modes * (steps + 1) ** 2, 22 + 5 * math.ceil(math.log2(steps + 1))
+            flops, name, remedy = 2.0 * products * modes * (steps + 1) ** 3, "response matrices", 'use method="contour"'
+        else:
+            nodes = contour_nodes(steps) if nodes is None else nodes
+            name, remedy = "the contour", "use fewer nodes"
+            if isinstance(protocol, OnlineSGD):
+                bytes, flops = 16.0 * nodes * (2 * modes + 20), 100.0 * nodes * (steps + 10 * modes)
+            else:
+                bytes, flops = 16.0 * nodes * (6 * nodes + modes), 8.0 * nodes**2 * (8 * steps + 2 * modes)
+        return Cost({name: bytes}, flops, {name: remedy}, f"steps={steps}, {modes} bins of modes")
 
     def stationary_loss(self, task):
         """Where gradient descent on the task's samples, or on the population, ends: the excess risk, a number in
@@ -233,6 +246,14 @@ class RandomFeatures(AbstractLimit):
     def exact_at_any_size(self, task, protocol) -> bool:
         """True for one-pass SGD on infinitely many features: its mean over runs is the theory, without replication."""
         return self._is_plain(protocol) and not has_samples(task)
+
+    def _method(self, protocol, method) -> str:
+        """The method that was asked for, or the one that is best."""
+        if method is not None:
+            return checks.choice("method", method, METHODS)
+        if self._is_plain(protocol):
+            return "recursion"
+        return "time" if protocol.steps <= _SHORT or self._why_no_contour(protocol) else "contour"
 
     def _is_plain(self, protocol) -> bool:
         return self.features is None and isinstance(protocol, (OnlineSGD, NormalisedSGD)) and self.members == 1

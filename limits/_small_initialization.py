@@ -14,6 +14,7 @@ from ..problems import CONVERGED, DIVERGED, Dataset, Trajectory, check, first_di
 from ..problems import _checks as checks
 from ..solvers import as_float, double, in_precision, to_host, two_layer_flow
 from ._base import AbstractLimit
+from ._memory import Cost
 
 
 class SmallInitialization(AbstractLimit):
@@ -44,7 +45,7 @@ class SmallInitialization(AbstractLimit):
     def __init__(self, init_scale=0.01):
         self.init_scale = checks.number("init_scale", init_scale, above=0.0)
 
-    def solve(self, task, protocol, *, key=None, throw: bool = True) -> Trajectory:
+    def solve(self, task, protocol, *, key=None, memory_limit=None, throw: bool = True) -> Trajectory:
         r"""The learning curve and the alignment of the kernel.
 
         **Arguments:**
@@ -53,6 +54,7 @@ class SmallInitialization(AbstractLimit):
         - `protocol`: `GradientFlow`. Steps between two times follow from the rate of the flow; inside a transformation,
           where that is not known, there are 64.
         - `key`: not used; nothing is random.
+        - `memory_limit`: bytes that may be used; by default what is free.
         - `throw`: whether divergence raises.
 
         **Returns:**
@@ -62,6 +64,7 @@ class SmallInitialization(AbstractLimit):
         kernel that lies in the direction of the least-squares solution: $1/D$ at first, $2/(D+1)$ when aligned.
         """
         check_problem(task, protocol, "a SmallInitialization")
+        self.cost(task, protocol).check("SmallInitialization.solve", memory_limit)
         with double():
             solution = _solve(self.init_scale, task, protocol, steps_between(task, protocol, self.init_scale))
         record, diverged, code = to_host(solution)
@@ -69,6 +72,18 @@ class SmallInitialization(AbstractLimit):
         if throw:
             check(trajectory)
         return trajectory
+
+    def cost(self, task, protocol, **options) -> Cost:
+        """Memory as times times dimension², time as the steps between two times more. See `AbstractLimit.cost`."""
+        (samples, dim), times = task.x.shape, protocol.times.size
+        tests = task.x_test.shape[0] if task.has_test else 0
+        substeps = steps_between(task, protocol, self.init_scale)
+        return Cost(
+            {"the flow": 8.0 * (dim**2 * (2 * times + 12) + times * (2 * dim + samples + tests))},
+            60.0 * times * substeps * dim**2 + 2.0 * dim * samples * (dim + times),
+            {"the flow": "use fewer times or input dimensions"},
+            f"{dim} dimensions, {times} times",
+        )
 
     def finite(self, task: Any, *, size: int, key=None) -> Network:
         """One random network of width `size`."""
