@@ -5,6 +5,7 @@ from ._averaged_moment import AveragedMoment, averaged_moment
 from ._balanced_flow import balanced_flow, integrate, logistic_growth, two_layer_flow
 from ._block_sweeps import BlockSweeps, Freedom, block_sweeps
 from ._causal_scan import CAUSAL_ADJOINTS, causal_scan, causal_sweep
+from ._checkpoints import Checkpoints
 from ._contour import (
     ComplexModes,
     Contour,
@@ -79,6 +80,7 @@ __all__ = [
     "AbstractFieldAxis",
     "AveragedMoment",
     "BlockSweeps",
+    "Checkpoints",
     "CoefficientAxis",
     "ComplexModes",
     "Contour",

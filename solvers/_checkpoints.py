@@ -1,0 +1,183 @@
+"""Checkpoints: numbered trees of arrays in one folder, each of them there as a whole or not at all."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ._devices import gather
+
+_CONFIGURATION = "configuration.json"
+_WRITING = f".{_CONFIGURATION}"
+_SAVED = re.compile(r"\d{8}")
+_UNFINISHED = re.compile(r"\d{8}\.orbax-checkpoint-tmp.*")
+
+
+class Checkpoints:
+    """A folder of checkpoints of one computation, which a `configuration` of plain JSON data describes.
+
+    A process that is killed at any moment leaves every checkpoint whose `save` returned, and nothing else that `steps`
+    would name. Several processes call everything together, on a folder that all of them see.
+
+    **Arguments:**
+
+    - `path`: the folder; it is made if it is not there.
+    - `configuration`: what is computed. A folder that was made for anything else is refused.
+    - `choices`: what the computation is free to choose, as plain JSON data: those of the first run are kept.
+
+    **Fields:** `path`; `choices`, those of the first run.
+
+    **Raises:** `ValueError` where the folder holds something else, and `OSError` where it cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike, configuration: dict[str, Any], choices: dict[str, Any] | None = None):
+        self.path = Path(path).absolute()
+        self.path.mkdir(parents=True, exist_ok=True)
+        found = self._entries()
+        wanted = json.loads(json.dumps({"configuration": configuration, "choices": choices or {}}))
+        if _CONFIGURATION not in found:
+            if saved := sorted(name for name in found if name != _WRITING):
+                raise ValueError(
+                    f"{self.path} holds {saved[0]} and no {_CONFIGURATION}: it is not a checkpoint of ours."
+                )
+            self.choices = wanted["choices"]
+            if jax.process_index() == 0:
+                self._write(wanted)
+            return
+        known = self._read()
+        difference = _difference(known["configuration"], wanted["configuration"])
+        if difference:
+            raise ValueError(f"{self.path} was made for another configuration: {difference}; use another folder.")
+        self.choices = known["choices"]
+        if jax.process_index() == 0:
+            self._sweep_up(found)
+
+    def steps(self) -> tuple[int, ...]:
+        """The numbers of what is saved, in order."""
+        return tuple(sorted(int(name) for name in self._entries() if _SAVED.fullmatch(name)))
+
+    def save(self, step: int, tree: Any) -> None:
+        """Saves a tree of arrays under a number, and returns when it is there.
+
+        **Raises:** `OSError` where it cannot be written, as on a full disk; what was saved before is intact.
+        """
+        content = {"tree": tree, "checksum": _checksum(tree)}
+        try:
+            with _quiet() as orbax, jax.enable_x64(True), orbax.StandardCheckpointer() as checkpointer:
+                checkpointer.save(self._folder(step), content, force=True)
+        except Exception as error:  # the storage library reports a full disk by errors of many classes
+            with contextlib.suppress(OSError):
+                self._sweep_up(self._entries())
+            raise OSError(
+                f"checkpoint {step} could not be written to {self.path}: {_sentence(error)}; "
+                "what was saved before is intact."
+            ) from None
+
+    def restore(self, step: int, like: Any) -> Any:
+        """What was saved under a number, laid out as `like`: arrays, or `jax.ShapeDtypeStruct` with a sharding.
+
+        **Raises:** `ValueError` where it is damaged, or has other shapes.
+        """
+        folder = self._folder(step)
+        wanted = {"tree": like, "checksum": np.zeros((), np.uint32)}
+        try:
+            with _quiet() as orbax, jax.enable_x64(True), orbax.StandardCheckpointer() as checkpointer:
+                content = checkpointer.restore(folder, wanted)
+                shapes = [
+                    [(np.shape(leaf), np.dtype(leaf.dtype)) for leaf in jax.tree.leaves(tree)]
+                    for tree in (content, wanted)
+                ]
+                if shapes[0] != shapes[1]:
+                    raise ValueError("its shapes are others")
+                if _checksum(content["tree"]) != content["checksum"]:
+                    raise ValueError("its checksum is wrong")
+        except Exception as error:  # and damage by as many
+            raise ValueError(
+                f"checkpoint {folder} cannot be read: {_sentence(error)}. Remove it to compute again what it held."
+            ) from None
+        return content["tree"]
+
+    def _folder(self, step: int) -> Path:
+        return self.path / f"{step:08d}"
+
+    def _entries(self) -> set[str]:
+        """**Raises:** `ValueError` for content that no checkpoint has."""
+        found = {entry.name for entry in self.path.iterdir()}
+        for name in sorted(found - {_CONFIGURATION, _WRITING}):
+            if not (_SAVED.fullmatch(name) or _UNFINISHED.fullmatch(name)):
+                raise ValueError(f"{self.path} holds {name}, which is not part of a checkpoint; use another folder.")
+        return found
+
+    def _write(self, content: dict[str, Any]) -> None:
+        temporary = self.path / _WRITING
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, self.path / _CONFIGURATION)
+
+    def _read(self) -> dict[str, Any]:
+        file = self.path / _CONFIGURATION
+        try:
+            content = json.loads(file.read_text())
+            if isinstance(content["configuration"], dict) and isinstance(content["choices"], dict):
+                return content
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        raise ValueError(f"{file} is damaged or not a configuration of ours; use another folder.")
+
+    def _sweep_up(self, found: set[str]) -> None:
+        """Removes what a killed process had begun to write."""
+        for name in found:
+            if _UNFINISHED.fullmatch(name):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Orbax, imported when it is used, without its remarks about layouts that a restore on other devices changes."""
+    import orbax.checkpoint as orbax
+
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield orbax
+    finally:
+        logger.setLevel(level)
+
+
+def _checksum(tree: Any) -> np.ndarray:
+    """Of all numbers: of large arrays, the storage itself has none."""
+    total = 0
+    for leaf in jax.tree.leaves(gather(tree)):
+        total = zlib.crc32(np.ascontiguousarray(leaf), total)
+    return np.asarray(total, np.uint32)
+
+
+def _difference(known: Any, wanted: Any, name: str = "") -> str | None:
+    """The first entry in which two configurations differ, in words."""
+    if isinstance(known, dict) and isinstance(wanted, dict):
+        for key in {**known, **wanted}:
+            inner = f"{name}.{key}" if name else str(key)
+            if key not in known or key not in wanted:
+                return f"{inner} is {'new' if key not in known else 'missing'}"
+            if found := _difference(known[key], wanted[key], inner):
+                return found
+        return None
+    return None if known == wanted else f"{name} was {_shown(known)} and is {_shown(wanted)}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."
