@@ -105,7 +105,20 @@ def _momentum_cotangents(params, states, drive, states_bar, losses_bar):
     return step_cotangents(_moments, params, states, drive, rows_bar, losses_bar)
 
 
-sgd_cotangents = partial(step_cotangents, sgd_step)
+def sgd_cotangents(params, states, drive, states_bar, losses_bar):
+    r"""The same without momentum, those of the drive by their sums,
+
+    $$\bar\eta = \sum_j p_j (2 \eta Q_j - 2 \lambda_j A_j), \qquad
+      \bar{(1/B)} = \eta^2 \sum_j p_j \left[\lambda_j^2 A_j + \lambda_j (L + \sigma^2)\right], \qquad p = \bar A' .$$
+    """
+    (bins, noise_power), (eta, inverse_batch) = params, drive
+    lam, dot = bins.eigenvalues, partial(jax.lax.dot, precision=HIGHEST)
+    _, transpose = jax.vjp(lambda params: jax.vmap(sgd_step, (None, 0, 0))(params, states, drive), params)
+    (params_bar,) = transpose((states_bar, losses_bar))
+    both = states_bar * states
+    slope, square = dot(both, lam), dot(both, lam**2)
+    noise = square + (dot(states, bins.weights) + noise_power) * dot(states_bar, lam)
+    return params_bar, (2 * (eta * (square + inverse_batch * noise) - slope), eta**2 * noise)
 
 
 def _sums(bins: ModeBins, a: Float[Array, " bins"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
