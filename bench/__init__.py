@@ -1,1 +1,1 @@
-"""Benchmarks: ratios measured in one process, each `python -m limitax.bench.NAME [--quick]`."""
+"""Benchmarks: ratios measured in one process, all by `python -m limitax.bench`, each by `python -m limitax.bench.NAME`."""

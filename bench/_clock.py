@@ -36,7 +36,10 @@ def print_rows(rows: Callable[[bool], list[dict[str, Any]]], description: str) -
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small sizes")
     for row in rows(parser.parse_args().quick):
-        cells = (
-            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.items()
-        )
-        print("  ".join(cells), flush=True)
+        print(line(row), flush=True)
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row as one line."""
+    cells = (f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.items())
+    return "  ".join(cells)

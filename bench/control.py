@@ -18,7 +18,7 @@ from ..studies import final_loss, optimise
 from ._clock import median_seconds, print_rows
 
 _TARGET = 1e-3  # above the least value, relative
-_BOX = np.log([1e-3, 3.0])  # where the searches without gradients look for rates
+_LOW, _HIGH = np.log(1e-3), np.log(3.0)  # where the searches without gradients look for rates
 
 
 def rows(quick: bool = False) -> list[dict[str, Any]]:
@@ -75,9 +75,9 @@ def _between(point, steps: int):
 
 def _searches(knots: int, budget: int, evaluate) -> dict[str, Callable[[], list[float]]]:
     """Searches without gradients by name, each a function that gives the values in their order."""
-    random = np.random.default_rng(0).uniform(*_BOX, (budget, knots))
+    random = np.random.default_rng(0).uniform(_LOW, _HIGH, (budget, knots))
     side = int(budget ** (1 / knots) + 1e-9)
-    axes = np.meshgrid(*[np.linspace(*_BOX, side)] * knots, indexing="ij")
+    axes = np.meshgrid(*[np.linspace(_LOW, _HIGH, side)] * knots, indexing="ij")
     lattice = np.random.default_rng(1).permutation(np.stack(axes, axis=-1).reshape(-1, knots))
     searches = {
         "random": lambda: [evaluate(point) for point in random],
@@ -94,7 +94,7 @@ def _searches(knots: int, budget: int, evaluate) -> dict[str, Callable[[], list[
         study, tried = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0)), []
 
         def value(trial):
-            tried.append(evaluate([trial.suggest_float(f"x{i}", *_BOX) for i in range(knots)]))
+            tried.append(evaluate([trial.suggest_float(f"x{i}", _LOW, _HIGH) for i in range(knots)]))
             return tried[-1]
 
         study.optimize(value, n_trials=min(budget, 500))

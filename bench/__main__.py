@@ -1,0 +1,80 @@
+"""The whole table of ratios: `python -m limitax.bench [NAME ...] [--quick] [--out bench.json]`."""
+
+import argparse
+import datetime
+import importlib
+import json
+import os
+import pkgutil
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ..studies.results import plain, versions
+from ._clock import line
+
+
+def names() -> list[str]:
+    """The benchmarks, by the names of their modules."""
+    folder = Path(__file__).parent
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_"))
+
+
+def machine() -> dict[str, Any]:
+    """What ran them."""
+    devices = jax.devices()
+    return {
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def run(chosen: list[str], quick: bool = False) -> dict[str, Any]:
+    """Runs and prints the chosen benchmarks; their rows by name, with date, machine and versions."""
+    result = {"date": datetime.date.today().isoformat(), "quick": quick, "machine": machine(), "versions": versions()}
+    rows, seconds = {}, {}
+    for name in chosen:
+        print(f"== {name}", flush=True)
+        start = time.perf_counter()
+        rows[name] = []
+        for row in importlib.import_module(f".{name}", __package__).rows(quick):
+            print(line(row), flush=True)
+            rows[name].append(row)
+        seconds[name] = time.perf_counter() - start
+        jax.clear_caches()
+    return result | {"seconds": seconds, "rows": rows}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m limitax.bench", description="Ratios measured in one process.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(names())}; default all")
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="file for the table")
+    given = parser.parse_args(arguments)
+    unknown = [name for name in given.names if name not in names()]
+    if unknown:
+        parser.error(f'name "{unknown[0]}" is unknown; one of: {", ".join(names())}.')
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    found = run(given.names or names(), given.quick)
+    given.out.write_text(json.dumps(plain(found), indent=1, allow_nan=False) + "\n")
+    print(f"the table is in {given.out}")
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(text.split(":")[1].strip() for text in file if text.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
