@@ -1,7 +1,9 @@
 """The command line: `limitax list`, `run`, `optimise`, `quickstart`."""
 
 import json
+import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +42,10 @@ class Run:
     """The settings of the paper's figure."""
     out: Out = Path("out")
     seed: Seed = 0
+    distributed: bool = False
+    """Run as one of several processes (of SLURM, Open MPI, Kubernetes, a TPU slice) that share the networks' seeds."""
+    timeout: int = 100
+    """With --distributed: seconds after which a silent process counts as dead."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one command and exits: 0 done and in agreement, 1 theory and networks disagree, 2 bad input, 3 diverged."""
+    """Runs one command and exits: 0 done and in agreement, 1 theory and networks disagree, 2 bad input, 3 diverged,
+    4 another process of the same job was lost."""
     command = tyro.cli(Command, prog="limitax", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     from .problems import ConvergenceError, DivergedError
 
@@ -120,6 +127,25 @@ def _list(command: List) -> int:
 
 
 def _run(command: Run) -> int:
+    if not command.distributed:
+        return _run_here(command)
+    import jax
+
+    from .problems import _checks as checks
+    from .solvers import devices, first_line, join_processes
+
+    number = join_processes(checks.integer("timeout", command.timeout))
+    try:
+        with devices(axis="seeds"):
+            return _run_here(command, writes=number == 0)
+    except jax.errors.JaxRuntimeError as error:
+        _complain(f"process {number} cannot go on, perhaps for the end of another: {first_line(error)}", 4)
+        sys.stderr.flush()
+        # the usual end of a process would wait for the one that is lost
+        os._exit(4)
+
+
+def _run_here(command: Run, writes: bool = True) -> int:
     from .gallery import parse_settings, system
     from .studies import show_progress
     from .studies.results import Folder
@@ -128,9 +154,11 @@ def _run(command: Run) -> int:
     chosen = system(command.name)
     settings = parse_settings(command.set_)
     chosen.check(settings, full=command.full)
-    folder, key = Folder(command.out), _key(command.seed)
-    with show_progress():
+    folder, key = Folder(command.out) if writes else None, _key(command.seed)
+    with show_progress() if writes else nullcontext():
         report = chosen.run(settings, full=command.full, sizes=command.sizes, seeds=command.seeds, key=key)
+    if folder is None:
+        return 0 if report.agrees else 1
     shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
     folder.dataset(report.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
     measured = chosen.measured(report)

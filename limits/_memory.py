@@ -35,7 +35,7 @@ class Cost:
 
 def free_memory() -> float:
     """Bytes that are free: on the accelerator in use, else on this machine; infinite where nobody knows."""
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return float(stats["bytes_limit"] - stats["bytes_in_use"])
     try:

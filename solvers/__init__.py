@@ -49,6 +49,7 @@ from ._minimise import Minimum, minimise, projected
 from ._mode_bins import ModeBins, exact_bins, power_law_bins
 from ._power_sums import power_sum
 from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host, without_derivative
+from ._processes import first_line, join_processes
 from ._quadratic_moments import (
     DescentDrive,
     UnitMoments,
@@ -144,6 +145,7 @@ __all__ = [
     "exact_bins",
     "feature_dynamics",
     "feature_responses",
+    "first_line",
     "fit_impulse_response",
     "from_lower",
     "gather",
@@ -151,6 +153,7 @@ __all__ = [
     "in_precision",
     "initial_units",
     "integrate",
+    "join_processes",
     "kernel_alignment",
     "laguerre_terms",
     "learned_features",

@@ -1,6 +1,7 @@
 """One switch for precision: noise-free theory computes in float64 whatever the global flag says."""
 
 from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -12,10 +13,22 @@ from ._devices import gather
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
+# Backends that only imitate float64, or lack what is built on it, such as decompositions.
+_SINGLE_ONLY = ("tpu", "METAL")
 
+
+@contextmanager
 def double():
-    """Context manager under which every new array is float64; it works inside `jit`, `grad`, `vmap` of the caller."""
-    return jax.enable_x64(True)
+    """Every new array is float64 here; it works inside `jit`, `grad`, `vmap` of the caller.
+
+    Where the default accelerator has no float64, it is the host that computes.
+    """
+    with jax.enable_x64(True), _host() if jax.default_backend() in _SINGLE_ONLY else nullcontext():
+        yield
+
+
+def _host():
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
 
 
 def single():

@@ -68,6 +68,15 @@ def quick():
     rates = lambda rate: lx.OnlineSGD(rate, 0.3, steps=50)  # noqa: E731
     found["recursion"] = difference(*on_both(lambda: recursion.solve(POWER_LAW, rates(0.05)).test_loss, "modes"))
     found["seeds"] = trained(lx.limits.MLP(1, "tanh"), TASK, DESCENT, 8, "seeds")
+
+    # as if the last device were an accelerator without float64
+    jax.config.update("jax_default_device", jax.devices()[3])
+    jax.default_backend, default_backend = lambda: "tpu", jax.default_backend
+    on_host = recursion.solve(POWER_LAW, rates(0.06)).test_loss
+    jax.default_backend = default_backend
+    as_usual = recursion.solve(POWER_LAW, rates(0.06)).test_loss
+    found["host"] = [device.id for device in (*on_host.devices(), *as_usual.devices())]
+    found["host differs"] = difference(as_usual, on_host)
     return found
 
 

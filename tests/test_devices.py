@@ -31,6 +31,8 @@ def test_four_devices_and_one():
     assert found["uneven stays"] == "ndarray"
     assert found["spread_map"] == [x * x + 1 for x in range(6)]
     assert found["recursion"] < EXACT
+    assert found["host"] == [0, 3]
+    assert found["host differs"] == 0
     assert found["seeds"]["difference"] < EXACT
     assert found["seeds"]["curve"] == [4, ["seeds"]]
     assert all(layout == [4, ["seeds"]] for layout in found["seeds"]["weights"])

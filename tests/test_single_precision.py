@@ -54,6 +54,21 @@ def recursion(name, precision):
         }
 
 
+def deep_linear(precision):
+    record = lx.limits.DeepLinear(2, 1.0, richness=2.0).solve(
+        lx.tasks.isotropic(2.0, 0.3), lx.GradientDescent(0.04, momentum=0.3, steps=24), precision=precision
+    )
+    names = [name for name in record.extras if name.startswith(("correlation", "response"))]
+    losses = {"test_loss": record.test_loss, "train_loss": record.train_loss}
+    return losses | {"order_parameters": np.stack([record.extras[name] for name in names])}
+
+
+def recurrent(precision):
+    protocol = lx.GradientDescent(0.02, steps=30)
+    record = lx.limits.LinearRNN(0.5).solve(lx.tasks.integrator(0.3), protocol, precision=precision)
+    return {"test_loss": record.test_loss, "eigenvalues": record.extras["eigenvalue_real"]}
+
+
 def _fixed_data(record):
     kernels = [np.ravel(kernel) for kernel in record.kernels.values()]
     return {
@@ -67,6 +82,8 @@ FAMILIES = {
     "MLP, sampled": sampled,
     "MLP, exact": exact,
     "finite MLP": network,
+    "DeepLinear": deep_linear,
+    "LinearRNN": recurrent,
     **{f"RandomFeatures, {name}": functools.partial(recursion, name) for name in EXPONENTS},
 }
 FIXED_DATA = {"predictions": 1e-5, "train_loss": 1e-5}
@@ -75,6 +92,8 @@ TOLERANCES = {
     "MLP, sampled": FIXED_DATA | {"kernels": 1e-5},
     "MLP, exact": FIXED_DATA | {"kernels": 1e-5},
     "finite MLP": FIXED_DATA,
+    "DeepLinear": {"test_loss": 1e-5, "train_loss": 1e-5, "order_parameters": 1e-5},
+    "LinearRNN": {"test_loss": 3e-5, "eigenvalues": 1e-5},
     **{f"RandomFeatures, {name}": RECURSION for name in EXPONENTS},
 }
 ROWS = [(family, quantity, bound) for family, table in TOLERANCES.items() for quantity, bound in table.items()]
