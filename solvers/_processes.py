@@ -13,7 +13,8 @@ def join_processes(timeout: int = 100) -> int:
 
     - `timeout`: seconds to wait for the others at the start, and after which one that is silent counts as dead.
 
-    **Raises:** `ValueError` where there is no such environment; `TimeoutError` if the others do not come.
+    **Raises:** `ValueError` where there is no such environment, or something was computed before; `TimeoutError` if
+    the others do not come.
     """
     try:
         jax.distributed.initialize(
@@ -26,6 +27,8 @@ def join_processes(timeout: int = 100) -> int:
         ) from error
     except jax.errors.JaxRuntimeError as error:
         raise TimeoutError(f"the other processes did not come within {timeout} s: {first_line(error)}") from error
+    except RuntimeError as error:
+        raise ValueError(f"this process cannot join the others of its job: {error}") from error
     return jax.process_index()
 
 
