@@ -28,7 +28,7 @@ _FORCED = 4
 def rows(quick: bool = False) -> list[dict[str, Any]]:
     """The measurements, one dictionary a row."""
     program = [sys.executable, "-c", f"from limitax.bench.devices import _report; _report({quick})"]
-    found = subprocess.run(program, capture_output=True, text=True, check=True)
+    found = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(found.stdout.splitlines()[-1])
 
 
@@ -95,7 +95,7 @@ def _gain(axis: str, count: int, quick: bool) -> dict[str, Any]:
 
     def solve():
         samples = 2000 if quick else 40_000
-        return perceptron.solve(task, GradientDescent(0.3, steps=10), samples=samples, rank=40, keep=None).train_loss
+        return perceptron.solve(task, GradientDescent(0.3, steps=10), samples=samples, rank=88, keep=None).train_loss
 
     work = {"seeds": learn, "samples": solve, "modes": lambda: limits.RandomFeatures().solve(law, fast).test_loss}[axis]
     alone = best_seconds(work)
