@@ -34,6 +34,7 @@ from .studies import (
     follow_edge,
     optimise,
     sensitivity,
+    sweep,
     verify,
 )
 
@@ -79,6 +80,7 @@ __all__ = [
     "solvers",
     "spectrum",
     "studies",
+    "sweep",
     "tasks",
     "verify",
 ]

@@ -1,4 +1,4 @@
-"""The command line: `limitax list`, `run`, `optimise`, `quickstart`."""
+"""The command line: `limitax list`, `run`, `optimise`, `sweep`, `quickstart`."""
 
 import json
 import os
@@ -65,6 +65,14 @@ class Optimise:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """The theory of a system at every point of a grid; the same command again resumes."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="a TOML file, see docs/sweeps.md")]
+    out: Out = Path("out")
+
+
+@dataclass(frozen=True)
 class Quickstart:
     """A network beside its limit, and an optimal schedule beside a tuned constant one, in under two minutes."""
 
@@ -75,6 +83,7 @@ Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Optimise, tyro.conf.subcommand("optimise")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
 )
 
@@ -86,7 +95,9 @@ def main(arguments: list[str] | None = None) -> None:
     from .problems import ConvergenceError, DivergedError
 
     try:
-        code = {List: _list, Run: _run, Optimise: _optimise, Quickstart: _quickstart}[type(command)](command)
+        code = {List: _list, Run: _run, Optimise: _optimise, Sweep: _sweep, Quickstart: _quickstart}[type(command)](
+            command
+        )
     except (DivergedError, ConvergenceError) as error:
         code = _complain(error, 3)
     except (ValueError, TypeError, MemoryError, OSError, ImportError) as error:
@@ -194,6 +205,27 @@ def _optimise(command: Optimise) -> int:
     folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | best.summary())
     folder.picture(best.plot)
     show_optimum(best, f"{chosen.name} (arXiv {chosen.paper})")
+    print(f"figure.png, result.nc and summary.json are in {folder.path}")
+    return 0
+
+
+def _sweep(command: Sweep) -> int:
+    from .gallery import system
+    from .studies import plot_sweep, read_sweep_file, show_progress, sweep, sweep_summary
+    from .studies.results import Folder
+
+    asked = read_sweep_file(command.file)
+    chosen = system(asked.system)
+    limit, task, protocol = chosen.problem(asked.settings, full=asked.full)
+    folder, options = Folder(command.out), {**getattr(chosen, "options", {}), **asked.solve}
+    work = {"record": asked.record, "chunk": asked.chunk, "key": _key(asked.seed), **options}
+    with show_progress(lines=True):
+        dataset = sweep(limit, task, protocol, asked.grid, out=folder.path, **work)
+    shown = chosen.settings | (dict(chosen.full) if asked.full else {}) | asked.settings
+    about = {"system": chosen.name, "paper": chosen.paper, "settings": shown}
+    folder.dataset(dataset, **about)
+    folder.summary(about | sweep_summary(dataset))
+    folder.picture(partial(plot_sweep, dataset))
     print(f"figure.png, result.nc and summary.json are in {folder.path}")
     return 0
 

@@ -1,6 +1,7 @@
 """The vocabulary: tasks, schedules, protocols, objectives, trajectories, and how their parts are named."""
 
 from . import objectives, schedules, tasks
+from ._describe import describe
 from ._keys import default_key, key_name
 from ._protocols import (
     AbstractProtocol,
@@ -17,6 +18,7 @@ from ._trajectory import (
     DIVERGED,
     NOT_CONVERGED,
     OVERFLOW,
+    STATUS,
     ConvergenceError,
     DivergedError,
     Trajectory,
@@ -41,6 +43,7 @@ __all__ = [
     "DIVERGED",
     "NOT_CONVERGED",
     "OVERFLOW",
+    "STATUS",
     "AbstractDistribution",
     "AbstractProtocol",
     "AbstractSteps",
@@ -64,6 +67,7 @@ __all__ = [
     "check",
     "continuous",
     "default_key",
+    "describe",
     "first_divergence",
     "key_name",
     "objectives",

@@ -1,23 +1,21 @@
 """Checkpoints: numbered trees of arrays in one folder, each of them there as a whole or not at all."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ._devices import gather
-
 _CONFIGURATION = "configuration.json"
-_WRITING = f".{_CONFIGURATION}"
-_SAVED = re.compile(r"\d{8}")
+_SAVED = re.compile(r"\d{8}(\.json)?")
+_WRITING = re.compile(r"\.(configuration|\d{8})\.json")
 _UNFINISHED = re.compile(r"\d{8}\.orbax-checkpoint-tmp.*")
 
 
@@ -44,13 +42,13 @@ class Checkpoints:
         found = self._entries()
         wanted = json.loads(json.dumps({"configuration": configuration, "choices": choices or {}}))
         if _CONFIGURATION not in found:
-            if saved := sorted(name for name in found if name != _WRITING):
+            if saved := sorted(name for name in found if not _WRITING.fullmatch(name)):
                 raise ValueError(
                     f"{self.path} holds {saved[0]} and no {_CONFIGURATION}: it is not a checkpoint of ours."
                 )
             self.choices = wanted["choices"]
             if jax.process_index() == 0:
-                self._write(wanted)
+                self._write(_CONFIGURATION, wanted)
             return
         known = self._read()
         difference = _difference(known["configuration"], wanted["configuration"])
@@ -62,17 +60,22 @@ class Checkpoints:
 
     def steps(self) -> tuple[int, ...]:
         """The numbers of what is saved, in order."""
-        return tuple(sorted(int(name) for name in self._entries() if _SAVED.fullmatch(name)))
+        found = self._entries()
+        return tuple(sorted(int(name) for name in found if f"{name}.json" in found))
 
     def save(self, step: int, tree: Any) -> None:
         """Saves a tree of arrays under a number, and returns when it is there.
 
         **Raises:** `OSError` where it cannot be written, as on a full disk; what was saved before is intact.
         """
-        content = {"tree": tree, "checksum": _checksum(tree)}
+        folder, first = self._folder(step), jax.process_index() == 0
         try:
-            with _quiet() as orbax, jax.enable_x64(True), orbax.StandardCheckpointer() as checkpointer:
-                checkpointer.save(self._folder(step), content, force=True)
+            if first:
+                self._seal(step).unlink(missing_ok=True)
+            with _quiet() as orbax, _checkpointer(orbax) as checkpointer:
+                checkpointer.save(folder, args=orbax.args.StandardSave({"tree": tree}), force=True)
+            if first:
+                self._write(self._seal(step).name, _digests(folder))
         except Exception as error:  # the storage library reports a full disk by errors of many classes
             with contextlib.suppress(OSError):
                 self._sweep_up(self._entries())
@@ -87,39 +90,39 @@ class Checkpoints:
         **Raises:** `ValueError` where it is damaged, or has other shapes.
         """
         folder = self._folder(step)
-        wanted = {"tree": like, "checksum": np.zeros((), np.uint32)}
         try:
-            with _quiet() as orbax, jax.enable_x64(True), orbax.StandardCheckpointer() as checkpointer:
-                content = checkpointer.restore(folder, wanted)
-                shapes = [
-                    [(np.shape(leaf), np.dtype(leaf.dtype)) for leaf in jax.tree.leaves(tree)]
-                    for tree in (content, wanted)
-                ]
-                if shapes[0] != shapes[1]:
-                    raise ValueError("its shapes are others")
-                if _checksum(content["tree"]) != content["checksum"]:
-                    raise ValueError("its checksum is wrong")
+            if json.loads(self._seal(step).read_text()) != _digests(folder):
+                raise ValueError("its files are not those that were written")
+            with _quiet() as orbax, _checkpointer(orbax) as checkpointer:
+                tree = checkpointer.restore(folder, args=orbax.args.StandardRestore({"tree": like}))["tree"]
+            shapes = [[(np.shape(leaf), leaf.dtype) for leaf in jax.tree.leaves(one)] for one in (tree, like)]
+            if shapes[0] != shapes[1]:
+                raise ValueError("its arrays have other shapes")
         except Exception as error:  # and damage by as many
             raise ValueError(
                 f"checkpoint {folder} cannot be read: {_sentence(error)}. Remove it to compute again what it held."
             ) from None
-        return content["tree"]
+        return tree
 
     def _folder(self, step: int) -> Path:
         return self.path / f"{step:08d}"
 
+    def _seal(self, step: int) -> Path:
+        """The file that makes a folder count: it comes last, and knows the folder's files."""
+        return self.path / f"{step:08d}.json"
+
     def _entries(self) -> set[str]:
         """**Raises:** `ValueError` for content that no checkpoint has."""
         found = {entry.name for entry in self.path.iterdir()}
-        for name in sorted(found - {_CONFIGURATION, _WRITING}):
-            if not (_SAVED.fullmatch(name) or _UNFINISHED.fullmatch(name)):
+        for name in sorted(found - {_CONFIGURATION}):
+            if not any(known.fullmatch(name) for known in (_SAVED, _WRITING, _UNFINISHED)):
                 raise ValueError(f"{self.path} holds {name}, which is not part of a checkpoint; use another folder.")
         return found
 
-    def _write(self, content: dict[str, Any]) -> None:
-        temporary = self.path / _WRITING
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        temporary = self.path / f".{name}"
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, self.path / _CONFIGURATION)
+        os.replace(temporary, self.path / name)
 
     def _read(self) -> dict[str, Any]:
         file = self.path / _CONFIGURATION
@@ -152,12 +155,17 @@ def _quiet():
         logger.setLevel(level)
 
 
-def _checksum(tree: Any) -> np.ndarray:
-    """Of all numbers: of large arrays, the storage itself has none."""
-    total = 0
-    for leaf in jax.tree.leaves(gather(tree)):
-        total = zlib.crc32(np.ascontiguousarray(leaf), total)
-    return np.asarray(total, np.uint32)
+@contextlib.contextmanager
+def _checkpointer(orbax):
+    """One that has written when `save` returns, and rounds no number."""
+    with jax.enable_x64(True), orbax.Checkpointer(orbax.StandardCheckpointHandler()) as checkpointer:
+        yield checkpointer
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Of every file in a folder: the storage itself has none of its large arrays."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def _difference(known: Any, wanted: Any, name: str = "") -> str | None:
