@@ -8,8 +8,8 @@ import numpy as np
 
 from ..problems import AbstractProtocol, replace, schedules
 from ..solvers import as_float, double, to_host
+from ._known import unfold_known
 from ._search import Problem, value_of
-from ._zeros import unfold_zeros
 
 _PEAKS = 48
 _REFINEMENTS = 3
@@ -63,7 +63,7 @@ def tuned(problem: Problem, best: dict[str, Any], shapes: bool | dict[str, Any])
 
 @eqx.filter_jit
 def _losses(peaks, shape, problem):
-    problem = unfold_zeros(problem)
+    problem = unfold_known(problem)
 
     def loss(peak):
         protocol = replace(problem.owners["protocol"], "learning_rate", peak * shape)

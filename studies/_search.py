@@ -14,7 +14,7 @@ from ..problems import DivergedError, objectives, replace, schedules
 from ..problems import _checks as checks
 from ..solvers import Minimum, double, minimise, projected, to_host
 from . import _controls
-from ._zeros import fold_zeros, unfold_zeros
+from ._known import fold_known, unfold_known
 
 _SPREAD = 0.7  # of further starts about the first, on the scale of the search
 _FEW = 2  # controls, up to which forward mode costs less
@@ -59,8 +59,8 @@ class Problem(eqx.Module):
         return dataclasses.replace(self, owners=owners)
 
     def folded(self) -> "Problem":
-        """The same with its zeros part of the structure."""
-        return self.at(self.owners | {"protocol": fold_zeros(self.owners["protocol"])})
+        """The same with what the compiler is to know as part of the structure."""
+        return self.at(self.owners | {"protocol": fold_known(self.owners["protocol"])})
 
 
 class _Floored(objectives.AbstractObjective):
@@ -221,7 +221,7 @@ def _minima(x, problem, low, high, **limits):
 
 
 def _log_searched(x, problem: Problem):
-    problem = unfold_zeros(problem)
+    problem = unfold_known(problem)
     values = _controls.values(problem.controls, x)
     return jnp.log(problem.searched(_controls.with_values(problem.controls, values, problem.owners)))
 
@@ -231,7 +231,7 @@ _gradient = eqx.filter_jit(jax.grad(_log_searched))
 
 @eqx.filter_jit
 def _values(problem, keys):
-    problem = unfold_zeros(problem)
+    problem = unfold_known(problem)
     return jax.lax.map(lambda key: dataclasses.replace(problem, key=key).value(problem.owners), keys)
 
 

@@ -11,9 +11,9 @@ from ..problems import _checks as checks
 from ..problems import continuous, replace, resolve
 from ..solvers import as_float, double, to_host
 from . import _controls
+from ._known import unfold_known
 from ._optimise import Optimum
 from ._search import in_forward_mode
-from ._zeros import unfold_zeros
 
 
 class Sensitivity(NamedTuple):
@@ -87,7 +87,7 @@ def _parameter(best: Optimum, name: str) -> _Parameter:
 
 
 def _log_value(x, p, problem, parameter: _Parameter):
-    problem = unfold_zeros(problem)
+    problem = unfold_known(problem)
     owners = dict(problem.owners)
     owners[parameter.owner] = replace(owners[parameter.owner], parameter.field, p)
     values = _controls.values(problem.controls, x)
