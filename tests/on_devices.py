@@ -55,6 +55,12 @@ def trained(limit, task, protocol, size, axis, seeds=4, **record):
 
 def quick():
     found = {}
+    program = jax.jit(lambda x: shard(x, "modes") + 1)
+    seen = [len(program(np.zeros(8)).sharding.device_set)]
+    for count in (4, 2):
+        with lx.devices(count, axis="modes"):
+            seen.append(len(program(np.zeros(8)).sharding.device_set))
+    found["one program, in turn"] = [*seen, len(program(np.zeros(8)).sharding.device_set)]
     with lx.devices(axis="modes"):
         found["counts"] = [device_count("modes"), device_count("seeds")]
         found["outside"] = layout(shard(np.arange(8.0) / 3, "modes")), shard(np.arange(8.0) / 3, "modes").dtype.name

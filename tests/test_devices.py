@@ -26,6 +26,7 @@ def test_four_devices_and_one():
     found = asked("quick")
     assert found["counts"] == [4, 1]
     assert found["after"] == 1
+    assert found["one program, in turn"] == [1, 4, 2, 1]
     assert found["outside"] == [[4, ["modes"]], "float64"]
     assert found["traced"] == [4, [None, "modes"]]
     assert found["uneven stays"] == "ndarray"
