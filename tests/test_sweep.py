@@ -262,3 +262,36 @@ def test_killed_ten_times(tmp_path):
     whole = xarray.load_dataset(tmp_path / "result.nc")
     assert whole.status.size == 200
     assert whole.identical(uninterrupted(10, 5))
+
+
+DEVICES = """
+import json, sys, jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 4)
+import limitax as lx
+from limitax.studies import _sweep as sweeps
+layouts, gather, save = [], sweeps.gather, lx.solvers.Checkpoints.save
+def looked_at(tree):
+    losses = tree["test_loss"].sharding
+    layouts.append([len(losses.device_set), [name for name in losses.spec]])
+    return gather(tree)
+def stop(self, step, tree):
+    save(self, step, tree)
+    sys.exit(print(json.dumps(layouts)))
+sweeps.gather, lx.solvers.Checkpoints.save = looked_at, stop
+task, protocol = lx.tasks.power_law(40, 1.5, 2.5, 0.3), lx.OnlineSGD(0.05, 0.3, steps=6)
+with lx.devices(axis="sweep"):
+    swept = {"learning_rate": [0.01, 0.05, 0.2], "noise": [0.0, 0.3, 0.6]}
+    lx.sweep(lx.limits.RandomFeatures(), task, protocol, swept, chunk=6, out=sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_begun_on_four_devices_and_finished_on_one(tmp_path, computed):
+    run = [sys.executable, "-c", DEVICES, tmp_path]
+    layouts = json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+    assert layouts == [[4, ["sweep"]]]
+    swept = {"learning_rate": [0.01, 0.05, 0.2], "noise": [0.0, 0.3, 0.6]}
+    resumed = lx.sweep(LIMIT, TASK, PROTOCOL, swept, chunk=6, out=tmp_path)
+    assert computed == [3]
+    alone = lx.sweep(LIMIT, TASK, PROTOCOL, swept)
+    np.testing.assert_allclose(resumed.test_loss, alone.test_loss, rtol=1e-10)
