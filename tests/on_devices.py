@@ -95,16 +95,13 @@ def families():
         "feedback": (feedback, TASK, lx.MinibatchSGD(0.3, batch_size=2, steps=4), 8),
         "uneven": (lim.MLP(1, "tanh"), TASK, DESCENT, 8),
         "deep linear": (lim.DeepLinear(depth=2, width_ratio=1.0), lx.tasks.isotropic(2.0, 0.3), DESCENT, 8),
-        "random features": (lim.RandomFeatures(8), data, lx.MinibatchSGD(0.05, batch_size=4, steps=4), 1),
         "normalised": (lim.RandomFeatures(), data, lx.NormalisedSGD(0.05, batch_size=4, steps=4), 1),
         "learned features": (lim.LearnedFeatures(richness=3.0), lx.tasks.power_law(8, 1.5, 2.0), flow, 1),
-        "quadratic": (lim.QuadraticNetwork(1.0, 0.5), TASK, lx.GradientDescent(0.1, steps=4), 8),
         "linear model": (lim.LinearModel(), TASK, lx.MinibatchSGD(0.05, batch_size=2, steps=4), 4),
-        "recurrent": (lim.LinearRNN(), lx.tasks.integrator(0.3), lx.GradientDescent(0.05, steps=4), 8),
     }
     slope = jax.grad(lambda rate: lx.final_loss(lim.RandomFeatures(), POWER_LAW, lx.OnlineSGD(rate, 0.3, steps=50)))
     found: dict = {"slope": {"difference": difference(*on_both(lambda: slope(0.05), "modes", 3)), "devices": 4}}
-    found["width"] = trained(lim.MLP(2, "tanh", bias_scale=0.3), TASK, DESCENT, 16, "width", kernels=True)
+    found["width"] = trained(lim.MLP(2, "tanh", bias_scale=0.3), TASK, DESCENT, 16, "width")
     for name, (limit, task, protocol, size) in cases.items():
         seeds = 6 if name == "uneven" else 4
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import limitax as lx
 import pytest
 
-# Rounding, by the order in which sums over devices are taken: measured at 1e-15, and 1e-14 for sums of many particles.
+# Rounding, by the order in which sums over devices are taken: measured at 1e-15, and to 1e-13 for sums of particles.
 EXACT, SAMPLED = 1e-10, 1e-7
 
 
