@@ -125,7 +125,7 @@ def sweep(
 
 @dataclasses.dataclass(frozen=True)
 class _Program:
-    """What solves the points of one group: `solve` takes stacked numbers and a key; `like` is what a point gives."""
+    """What solves the points of one group: `solve` takes numbers, places and a key; `like` is what a point gives."""
 
     group: Group
     solve: Callable
@@ -146,7 +146,8 @@ class _Program:
 def _program(grid: Grid, group: Group, key, wanted: tuple[str, ...], options: dict[str, Any]) -> _Program:
     def trajectory(numbers, key):
         owners = grid.at(group.owners, numbers)
-        return owners["limit"].solve(owners["task"], owners["protocol"], key=key, throw=False, **options)
+        found = owners["limit"].solve(owners["task"], owners["protocol"], key=key, throw=False, **options)
+        return dataclasses.replace(found, **{name: jnp.asarray(getattr(found, name), jnp.int32) for name in _STATUS})
 
     first = {name: value[0] for name, value in grid.stacked(group.points[:1]).items()}
 
@@ -167,7 +168,8 @@ def _program(grid: Grid, group: Group, key, wanted: tuple[str, ...], options: di
     empty = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), found)
     return _Program(
         group=group,
-        solve=jax.jit(jax.vmap(lambda numbers, key: keep(trajectory(numbers, key)), in_axes=(0, None))),
+        # the places are for groups without numbers, of one point each
+        solve=jax.jit(jax.vmap(lambda numbers, place, key: keep(trajectory(numbers, key)), in_axes=(0, 0, None))),
         like=keep(found),
         template=empty.to_dataset(),
         names=frozenset(found.curves()),
@@ -246,7 +248,7 @@ def _compute(program: _Program, points: np.ndarray, chunk: int, key, grid: Grid)
     length = -(-min(chunk, len(program.points)) // devices) * devices
     full = np.pad(points, (0, length - len(points)), mode="edge")
     with program.context():
-        result = gather(program.solve(shard(as_float(grid.stacked(full)), "sweep"), key))
+        result = gather(program.solve(*shard((as_float(grid.stacked(full)), full), "sweep"), key))
     return {name: np.asarray(value)[: len(points)] for name, value in result.items()}
 
 

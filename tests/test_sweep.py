@@ -101,6 +101,25 @@ def test_schedules_as_rows():
     np.testing.assert_array_equal(curves.learning_rate, [0, 1])
 
 
+def test_values_that_are_no_numbers():
+    data = lx.tasks.power_law(20, samples=10)
+    curves = lx.sweep(LIMIT, data, lx.GradientDescent(0.2, steps=3), {"features": [None, 15.0]})
+    assert curves.features.values.tolist() == ["None", "15.0"]
+    for i, features in enumerate([None, 15.0]):
+        theory = lx.limits.RandomFeatures(features).solve(data, lx.GradientDescent(0.2, steps=3))
+        np.testing.assert_allclose(curves.test_loss[i], theory.test_loss, rtol=1e-12)
+
+
+def test_flows_and_targets():
+    task, flow = lx.tasks.sphere(samples=4, dim=3), lx.GradientFlow([1.0, 5.0])
+    targets = [task.y, 0.9 * task.y]
+    curves = lx.sweep(lx.limits.DiagonalLinear(), task, flow, {"y": targets})
+    assert curves.y_values.dims == ("y", "y_axis_0")
+    for i, y in enumerate(targets):
+        theory = lx.limits.DiagonalLinear().solve(lx.tasks.from_arrays(task.x, y), flow)
+        np.testing.assert_allclose(curves.train_loss[i], theory.train_loss, rtol=1e-6)
+
+
 def grid(swept, limit=LIMIT, task=TASK, protocol=PROTOCOL):
     found = grids.grid_of(swept, protocol=protocol, limit=limit, task=task)
     found.check()
