@@ -1,1 +1,1 @@
-"""Benchmarks: ratios measured in one process, all by `python -m limitax.bench`, each by `python -m limitax.bench.NAME`."""
+"""Benchmarks: ratios measured in one process; all by `python -m limitax.bench`, one by `python -m limitax.bench.NAME`."""
