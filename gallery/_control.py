@@ -27,7 +27,8 @@ class Case:
     """A problem and how its best schedule is looked for.
 
     - `make`: a protocol from rates and momentum; `start`: where the search begins.
-    - `search`: further arguments of `optimise`; `options`, those of it that are for the theory.
+    - `search`: further arguments of `optimise`; `options`, those of it that are for the theory, and `shown`, those of
+      the theory that networks are compared with.
     - `kind`: what is expected of the optimum: a `"gain"` in networks too, a `"null"` result, or that the promise of
       the theory is `"false"` for networks.
     """
@@ -39,6 +40,7 @@ class Case:
     over: tuple[str, ...] = ("learning_rate",)
     search: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    shown: dict[str, Any] = field(default_factory=dict)
     kind: str = "gain"
 
 
@@ -82,7 +84,7 @@ def conduct(study: Study, sizes: tuple[int, ...], seeds: int, key: jax.Array) ->
             readings[name] = {label: _reading(best, protocol) for label, protocol in shown.items()}
         watch.lap("theory")
         proofs[name] = {
-            size: verify(best, rivals, size=size, seeds=seeds, key=keys[size], **case.options) for size in sizes
+            size: verify(best, rivals, size=size, seeds=seeds, key=keys[size], **case.shown) for size in sizes
         }
         watch.lap("finite")
     claims, agreement, measured = {}, {}, {}
@@ -231,22 +233,23 @@ def _dataset(proofs: dict[str, dict[int, Verification]], readings):
 
 
 def draw(report: Proofs, path=None):
-    """A row a case: rates, losses, paired differences; then the gain of networks by size, and for the first case with a
-    spectrum the outlier of the first weights and the sharpness."""
+    """A row a case: rates, losses, paired differences; then the gain of networks by size, beside the outlier of the
+    first weights and the sharpness of the first case that has a spectrum."""
     cases = list(report.proofs)
-    fig, axes = plots.figure(columns=3, rows=len(cases) + 1)
+    read = bool(report.readings)
+    fig, axes = plots.figure(columns=3 if read else 4, rows=len(cases) + read)
     for row, case in zip(axes, cases, strict=False):
         proof = report.proofs[case][report.sizes[-1]]
         plots.draw_protocols(row[0], {name: proof.protocol(name).learning_rate for name in proof.runs})
         plots.draw_verified_losses(row[1], proof)
         plots.draw_differences(row[2], {"": proof})
         row[0].set_title(case.replace("_", " "), fontsize=9)
-    if report.readings:
+    if read:
         _draw_reading(axes[-1], next(iter(report.readings.values())))
     else:
-        for ax in axes[-1, :2]:
+        for ax in axes[:-1, 3]:
             ax.set_axis_off()
-    _draw_gains(axes[-1, 2], report)
+    _draw_gains(axes[-1, -1], report)
     if path is not None:
         fig.savefig(path)
     return fig

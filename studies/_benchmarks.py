@@ -13,6 +13,7 @@ from ._search import Problem, value_of
 
 _PEAKS = 48
 _REFINEMENTS = 3
+_VALLEYS = 3  # of the loss over the peak that are looked into: near the edge of stability there can be a second one
 _REACH = 3.0  # decades to both sides of the optimum's mean rate
 
 
@@ -29,8 +30,9 @@ def tuned(problem: Problem, best: dict[str, Any], shapes: bool | dict[str, Any])
     """For each shape the protocol with its best peak rate, with limit and task as in `best`, and the objective there.
 
     A shape is an array `[steps]`, for the protocol that the search began with, or a protocol, whose rates are scaled.
-    Peaks are tried on a log grid of 48, which is refined three times between the neighbours of the best one; a peak
-    at the end of the grid raises, as it would make a benchmark look worse than it is.
+    Peaks are tried on a log grid of 48. Between the neighbours of its best point it is refined three times, and so it
+    is in up to two more valleys. A best peak at the end of the grid raises, as it would make a benchmark look worse
+    than it is.
     """
     rates = np.asarray(best["protocol"].learning_rate)
     named = shapes if isinstance(shapes, dict) else {name: shape(1.0, rates.size) for name, shape in SHAPES.items()}
@@ -41,24 +43,40 @@ def tuned(problem: Problem, best: dict[str, Any], shapes: bool | dict[str, Any])
         shape = np.asarray(getattr(shape, "learning_rate", shape), np.float64)
         shape = np.broadcast_to(shape, rates.shape) / np.max(shape)
         folded = problem.at(best | {"protocol": protocol}).folded()
-        low, high = middle - _REACH, middle + _REACH
-        for _ in range(_REFINEMENTS + 1):
-            peaks = np.logspace(low, high, _PEAKS)
+
+        def losses(peaks, shape=shape, folded=folded):
             with double():
-                losses = _losses(as_float(peaks), as_float(shape), folded)
-            losses = np.asarray(to_host(losses))
-            losses = np.where(np.isfinite(losses), losses, np.inf)
-            place = int(np.argmin(losses))
-            if place in (0, _PEAKS - 1):
-                raise ValueError(
-                    f"the best peak of the benchmark {name} is outside of [{peaks[0]:.2g}, {peaks[-1]:.2g}]."
-                )
-            low, high = np.log10(peaks[place - 1]), np.log10(peaks[place + 1])
-        protocol = replace(protocol, "learning_rate", peaks[place] * shape)
-        plain = not problem.barrier and not problem.floor
-        value = losses[place] if plain else value_of(problem, best | {"protocol": protocol})[0]
+                values = _losses(as_float(peaks), as_float(shape), folded)
+            values = np.asarray(to_host(values))
+            return np.where(np.isfinite(values), values, np.inf)
+
+        peaks = np.logspace(middle - _REACH, middle + _REACH, _PEAKS)
+        coarse = losses(peaks)
+        if np.argmin(coarse) in (0, _PEAKS - 1):
+            raise ValueError(f"the best peak of the benchmark {name} is outside of [{peaks[0]:.2g}, {peaks[-1]:.2g}].")
+        value, peak = min(_refined(losses, peaks[i - 1], peaks[i + 1]) for i in _valleys(coarse))
+        protocol = replace(protocol, "learning_rate", peak * shape)
+        if problem.barrier or problem.floor:
+            value = value_of(problem, best | {"protocol": protocol})[0]
         found[name] = protocol, float(value)
     return found
+
+
+def _valleys(losses: np.ndarray) -> np.ndarray:
+    """Where inside of a grid a loss is below its neighbours, the lowest first."""
+    inside = losses[1:-1]
+    places = 1 + np.flatnonzero((inside < losses[:-2]) & (inside <= losses[2:]))
+    return places[np.argsort(losses[places])][:_VALLEYS]
+
+
+def _refined(losses, low: float, high: float) -> tuple[float, float]:
+    """The least loss between two peaks, and its peak."""
+    for _ in range(_REFINEMENTS):
+        peaks = np.geomspace(low, high, _PEAKS)
+        values = losses(peaks)
+        place = min(max(int(np.argmin(values)), 1), _PEAKS - 2)
+        low, high = peaks[place - 1], peaks[place + 1]
+    return float(np.min(values)), float(peaks[np.argmin(values)])
 
 
 @eqx.filter_jit
