@@ -51,7 +51,7 @@ SYSTEM = Experiment(
     name="control-mlp",
     title="Optimal schedules of perceptrons that learn features, on digits",
     paper="2205.09653",
-    solves="the schedule with the least held-out loss, from the feature-learning limit; pairs of networks trained by it",
+    solves="the schedule with the least held-out loss, from the feature-learning limit; networks trained by it",
     build=build,
     conduct=conduct,
     figure=draw,
@@ -62,7 +62,6 @@ SYSTEM = Experiment(
     claims=(
         "With few steps the schedule that the limit chose ends below tuned constant, linear, cosine and warm-up "
         "schedules, with and without momentum, in networks too.",
-        "A small step, a kick as large as the edge of stability allows, and small steps after it: the kick selects a "
-        "sharper solution.",
+        "A small step, a kick at the edge of stability, and small steps after it: the kick selects a sharper solution.",
     ),
 )

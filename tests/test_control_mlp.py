@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 
 
 @pytest.mark.slow
-def test_a_kick_inside_the_edge_beats_tuned_schedules_in_networks(tmp_path):
+def test_a_kick_beats_tuned_schedules_in_networks(tmp_path):
     report = conduct(build(test_samples=64, momenta=()), (128, 512), 16, jax.random.key(0))
     best, proof = report.optima["shallow"], report.proofs["shallow"][512]
     gain, error, promised = gains(report.proofs["shallow"])
