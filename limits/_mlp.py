@@ -205,8 +205,10 @@ class MLP(AbstractLimit):
 
         Unless `keep` is `None`, `extras` hold, for one output, the tangent kernel `ntk`
         `[steps + 1, samples, samples]`, $df/d\tau = \frac1P K\Delta$, not symmetric unless the rule is a gradient; its
-        `alignment` $y^TKy/|y|^2|K|_F$, and those of Phi as `alignment_l`; its `sharpness`, the largest eigenvalue of
-        $K/P$ (for the half mean square, and a rule that is a gradient, that of the Gauss-Newton matrix); and always
+        `sharpness`, the largest eigenvalue of $K/P$ (for the half mean square, and a rule that is a gradient, that of
+        the Gauss-Newton matrix); for targets `[samples]` its `alignment` $y^TKy/|y|^2|K|_F$, and those of Phi as
+        `alignment_l`. Several outputs share one kernel in the lazy limit: there `ntk` is $K\otimes 1$,
+        `[steps + 1, samples, outputs, samples, outputs]`, and `sharpness` that of $K$. There are always
         `directions_l` `[steps + 1, 2]`, how many the bases of $W^l$ held, forward and backward (means over replicas),
         and the trained hidden weights for `spectrum`. With `densities`, `density_l` `[steps + 1, bins]` of $h^l$ on
         `nets.PREACTIVATION_EDGES`.
@@ -404,7 +406,7 @@ class MLP(AbstractLimit):
             responses=approximation != "gradient_independence",
             fields=keep == "all",
             weights=keep is not None and approximation != "leading_order",
-            gradients=task.y.ndim == 1,
+            gradients=lazy or (_outputs(task) or 1) == 1,
             density_edges=tuple(PREACTIVATION_EDGES) if densities else None,
             test_batch=test_batch if task.has_test and test_batch < len(task.x_test) else None,
         )

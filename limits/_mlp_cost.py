@@ -29,10 +29,11 @@ def march_cost(
     tests = len(task.x_test) if task.has_test else 0
     at_once = min(tests, options.test_batch or tests)
     columns = outputs if options.lazy else 1
+    tangent = 2.0 * T * (P * outputs) ** 2 if options.gradients and outputs > 1 else 0.0  # with its error
     buffers = (10 if options.feedback == "frozen" else 8) * hidden * slots
     fields = buffers + (8 + 2 * columns) * (P + at_once) * depth + 2 * T * P * options.fields
     needs = {
-        "kernels": 2.0 * depth * (held + 1) * pairs * word if keep else 0.0,
+        "kernels": (2.0 * depth * (held + 1) * pairs + tangent) * word if keep else 0.0,
         "fields": float(fields * size * word),
         "trained weights": float(columns * hidden * T * slots**2 * word * (held + 2)) if options.weights else 0.0,
     }

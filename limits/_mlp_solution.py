@@ -98,6 +98,11 @@ def solve_mlp(
         largest = jnp.linalg.eigvalsh(jax.lax.stop_gradient(mean["ntk"][0]))[-1] / len(inputs.y)
     if keep is None:
         mean.pop("ntk", None)
+    elif "ntk" in mean and inputs.y.ndim == 2:
+        # All outputs have one kernel; nothing above needs the large one.
+        one = jnp.eye(inputs.y.shape[1], dtype=mean["ntk"].dtype)[:, None, :]
+        for values in (mean, error or {}):
+            values |= {"ntk": values["ntk"][:, :, None, :, None] * one} if values else {}
     take = lambda names: {name: mean.pop(name) for name in names if name in mean}  # noqa: E731
     curves = take(("predictions", "test_predictions", "train_loss", "test_loss"))
     kernels = [(kind, l) for kind in ("Phi", "G") for l in range(1, len(inputs.init_scale))]
@@ -118,7 +123,7 @@ def _observe(inputs: MarchInputs, key, tolerance, *, axis, options: MarchOptions
         found |= by_layer("Phi", out.Phi.equal_time) | by_layer("G", out.G.equal_time)
     if out.gradients is not None:
         found |= {"ntk": tangent_kernel(inputs, out.Phi.equal_time, out.gradients)}
-        if keep is not None:
+        if keep is not None and inputs.y.ndim == 1:
             found |= by_layer("alignment", kernel_alignment(out.Phi.equal_time, inputs.y))
     if keep is not None:
         found |= by_layer("directions", out.directions)
@@ -128,13 +133,14 @@ def _observe(inputs: MarchInputs, key, tolerance, *, axis, options: MarchOptions
 
 
 def diagnose(inputs: MarchInputs, observed) -> dict[str, Array]:
-    """Alignment and sharpness of the tangent kernel."""
+    """Sharpness of the tangent kernel, and its alignment with the targets of one output."""
     K = observed["ntk"]
     K = (K + K.swapaxes(1, 2)) / 2
     # The derivative of an eigenvalue needs its vector only; that of the vector is singular where eigenvalues meet.
     top = jnp.linalg.eigh(jax.lax.stop_gradient(K))[1][..., -1]
     sharpness = jnp.einsum("tm,tmn,tn->t", top, K, top, precision=HIGHEST) / K.shape[1]
-    return {"alignment": kernel_alignment(K, inputs.y), "sharpness": sharpness}
+    aligned = {"alignment": kernel_alignment(K, inputs.y)} if inputs.y.ndim == 1 else {}
+    return aligned | {"sharpness": sharpness}
 
 
 def trained_matrices(trained) -> dict[str, Array]:

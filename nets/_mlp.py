@@ -140,7 +140,8 @@ class MLP(AbstractNet):
         - `densities`: the density of preactivations $h^l$ over units and training samples as `density_l`
           `[time, bins]`, on 60 equal bins from -6 to 6; what lies outside is not shown.
 
-        The tangent kernel, its alignment and sharpness are those of networks with one output, targets `[samples]`.
+        Of several outputs the tangent kernel is `[time, samples, outputs, samples, outputs]`; the alignment is that of
+        networks with one output, targets `[samples]`.
         """
         asked = {
             "kernels": kernels,
@@ -193,11 +194,9 @@ class MLP(AbstractNet):
         check_targets(self.design.loss, task.y)
 
     def _check_record(self, recorded, task):
-        single = [name for name in recorded if name in ("ntk", "alignment", "sharpness")]
-        if single and task.y.ndim == 2:
+        if "alignment" in recorded and task.y.ndim == 2:
             raise ValueError(
-                f"{single[0]} is recorded of networks with one output, y of shape [samples]; "
-                f"its shape is {task.y.shape}."
+                f"alignment is recorded of networks with one output, y of shape [samples]; its shape is {task.y.shape}."
             )
         if "sharpness" in recorded:
             if not is_trained_by_gradient(self.design.rule):

@@ -127,24 +127,31 @@ def descent_direction(weights: MLPWeights, design, fixed: tuple, x, y, multiplic
 
 
 def tangent_kernel(weights: MLPWeights, design, fixed: tuple, x, layers: Layers, errors):
-    r"""How outputs move when samples are learned, `[samples, samples]`, for one output:
+    r"""How outputs move when samples are learned, `[samples, samples]`:
 
     $$K_{\mu\nu} = \sum_{l=0}^{L-1} r_l \langle g^{l+1}_\mu \tilde g^{l+1}_\nu\rangle
       (\Phi^l_{\mu\nu} + 1_{\rm biases}) + r_L\Phi^L_{\mu\nu}, \qquad \frac{df}{d\tau} = \frac1P K\Delta.$$
 
-    It is symmetric for a rule that follows the gradient.
+    It is symmetric for a rule that follows the gradient. Of several outputs, `[samples, outputs, samples, outputs]`,
+    with $\langle g^{l+1}_{\mu k}\tilde g^{l+1}_{\nu j}\rangle$ and $\delta_{kj}$ in the last term.
     """
-    dtype = weights.readout.dtype
-    moved = recorded_backward(Backpropagation(), design, weights, fixed, layers, errors)
-    taught = recorded_backward(design.rule, design, weights, fixed, layers, errors)
+    dtype, samples, width = weights.readout.dtype, len(errors), weights.readout.shape[-1]
+    each = jnp.eye(errors.size // samples, dtype=dtype)  # the outputs, one at a time
+
+    def by_output(rule):
+        send = lambda one: jnp.broadcast_to(one, errors.shape)  # noqa: E731
+        found = jax.vmap(lambda one: backward(rule, design, weights, fixed, layers, errors, send(one)))(each)
+        return [g.swapaxes(0, 1).reshape(-1, width) for g in found]
+
+    moved, taught = by_output(Backpropagation()), by_output(design.rule)
     rates = jnp.broadcast_to(jnp.asarray(design.rate_scale, dtype), (design.depth + 1,))
     inputs = jnp.asarray(x, dtype)
     features = [average(inputs, inputs)] + [average(phi, phi) for phi in layers.activations]
-    kernel = rates[-1] * features[-1]
+    kernel = rates[-1] * jnp.kron(features[-1], each)
     for l in range(design.depth):
         feature = features[l] if weights.biases is None else features[l] + 1
-        kernel = kernel + rates[l] * average(moved[l], taught[l]) * feature
-    return kernel
+        kernel = kernel + rates[l] * average(moved[l], taught[l]) * jnp.kron(feature, jnp.ones_like(each))
+    return kernel.reshape(errors.shape * 2)
 
 
 def average(a, b):

@@ -107,7 +107,8 @@ def _observe(weights, design, fixed, task, outputs, recorded) -> dict[str, Any]:
             for l, phi in enumerate(layers.activations, start=1):
                 row[f"alignment_{l}"] = kernel_alignment(mlp.average(phi, phi), y)
         if "sharpness" in recorded:
-            row["sharpness"] = jnp.linalg.eigvalsh((ntk + ntk.T) / 2)[-1] / len(y)
+            matrix = ntk.reshape(y.size, y.size)
+            row["sharpness"] = jnp.linalg.eigvalsh((matrix + matrix.T) / 2)[-1] / len(y)
     if "densities" in recorded:
         for l, h in enumerate(layers.preactivations, start=1):
             row[f"density_{l}"] = mlp.density(h)

@@ -29,7 +29,8 @@ class MarchOptions(NamedTuple):
     - `responses`: whether a matrix knows its transpose; without, forward and backward Gaussians are independent.
     - `fields`: also return what kernels at unequal times are made of.
     - `weights`: also return the trained part of every hidden weight.
-    - `gradients`: also return the kernels of the true gradient with what `feedback` makes of it (for one output).
+    - `gradients`: also return the kernels of the true gradient with what `feedback` makes of it, for one output
+        (in the lazy limit one stands for all).
     - `density_edges`: also return densities of preactivations on these bins.
     - `test_batch`: test points that are held at once; all by default.
     """

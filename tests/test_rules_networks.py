@@ -307,6 +307,29 @@ def test_the_tangent_kernel_is_that_of_the_jacobian(depth, bias, rates, rule):
     np.testing.assert_allclose(run.extras["sharpness"][-1], np.linalg.eigvalsh(kernel)[-1] / 4, rtol=1e-9)
 
 
+@pytest.mark.parametrize("rule", ["backpropagation", "feedback"])
+def test_the_tangent_kernel_of_several_outputs(rule):
+    """It moves every output, and is that of the Jacobian where the rule is a gradient."""
+    rate, task, net = 1e-8, outputs_task(2), limit(rule)
+    with jax.enable_x64(True):
+        net = NETWORKS.init(net, task.dim, WIDTH, outputs=2)
+        record = {"ntk": True} | ({"sharpness": True} if rule == "backpropagation" else {})
+        run = lx.nets.train(net, task, lx.GradientDescent(rate, steps=1), **record)
+        kernel = np.asarray(run.extras["ntk"][0])
+        start, end = np.asarray(run.predictions)
+        moved = np.einsum("mknj,nj->mk", kernel, task.y - start) / 4
+        np.testing.assert_allclose((end - start) / rate, moved, rtol=1e-4)
+        if rule == "backpropagation":
+            outputs = lambda w: jax.vmap(eqx.tree_at(lambda n: n.weights, net, w))(jnp.asarray(task.x))  # noqa: E731
+            jacobian = jax.jacobian(outputs)(net.weights)
+            parts, exact = (*jacobian.hidden, jacobian.readout, *jacobian.biases), 0
+            for r, J in zip((*RATES, *RATES), parts, strict=False):
+                J = np.asarray(J).reshape(8, -1)
+                exact = exact + r * 1.6**2 * WIDTH * J @ J.T
+            np.testing.assert_allclose(kernel.reshape(8, 8), exact, rtol=1e-9)
+            np.testing.assert_allclose(run.extras["sharpness"][0], np.linalg.eigvalsh(exact)[-1] / 4, rtol=1e-9)
+
+
 @SLOW
 @pytest.mark.parametrize("rule", ["feedback", "hebb"])
 def test_the_tangent_kernel_moves_the_output(rule):
