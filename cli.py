@@ -1,4 +1,4 @@
-"""The command line: `limitax list`, `run`, `optimise`, `sweep`, `quickstart`."""
+"""The command line: `limitax list`, `run`, `optimise`, `sweep`, `quickstart`, `doctor`."""
 
 import json
 import os
@@ -79,12 +79,18 @@ class Quickstart:
     out: Out = Path("quickstart")
 
 
+@dataclass(frozen=True)
+class Doctor:
+    """Versions, devices and precision, and one number a family against its closed form, in a minute."""
+
+
 Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Optimise, tyro.conf.subcommand("optimise")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 
 
@@ -95,9 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     from .problems import ConvergenceError, DivergedError
 
     try:
-        code = {List: _list, Run: _run, Optimise: _optimise, Sweep: _sweep, Quickstart: _quickstart}[type(command)](
-            command
-        )
+        code = _COMMANDS[type(command)](command)
     except (DivergedError, ConvergenceError) as error:
         code = _complain(error, 3)
     except (ValueError, TypeError, MemoryError, OSError, ImportError) as error:
@@ -234,3 +238,40 @@ def _quickstart(command: Quickstart) -> int:
     from .gallery._quickstart import quickstart
 
     return quickstart(command.out)
+
+
+def _doctor(command: Doctor) -> int:
+    import jax
+
+    from .limits._memory import free_memory
+    from .studies import show_progress, track
+    from .studies._doctor import checks
+    from .studies.results import versions
+    from .studies.tables import show
+
+    devices = jax.devices()
+    print(", ".join(f"{name} {version}" for name, version in versions().items()))
+    print(f"{len(devices)} x {devices[0].device_kind}, {free_memory() / 2**30:.1f} GiB free")
+    print(
+        f"Monte Carlo in {'double' if jax.numpy.result_type(float) == jax.numpy.float64 else 'single'} precision, other theory in double"
+    )
+    known = checks()
+    with show_progress():
+        found = [known[name]() for name in track(list(known), "checking")]
+    cells = [
+        (c.name, f"{c.value:.9g}", f"{c.expected:.9g}", f"{c.tolerance:.1g}", "yes" if c.passes else "NO")
+        for c in found
+    ]
+    show(("check", "value", "expected", "within", "passes"), cells)
+    failed = [check.name for check in found if not check.passes]
+    return _complain(f"these checks fail: {', '.join(failed)}", 1) if failed else 0
+
+
+_COMMANDS = {
+    List: _list,
+    Run: _run,
+    Optimise: _optimise,
+    Sweep: _sweep,
+    Quickstart: _quickstart,
+    Doctor: _doctor,
+}

@@ -1,1 +1,0 @@
-"""Benchmarks: ratios measured in one process; all by `python -m limitax.bench`, one by `python -m limitax.bench.NAME`."""
