@@ -252,9 +252,8 @@ def _doctor(command: Doctor) -> int:
     devices = jax.devices()
     print(", ".join(f"{name} {version}" for name, version in versions().items()))
     print(f"{len(devices)} x {devices[0].device_kind}, {free_memory() / 2**30:.1f} GiB free")
-    print(
-        f"Monte Carlo in {'double' if jax.numpy.result_type(float) == jax.numpy.float64 else 'single'} precision, other theory in double"
-    )
+    sampled = "double" if jax.numpy.result_type(float) == jax.numpy.float64 else "single"
+    print(f"Monte Carlo in {sampled} precision, other theory in double")
     known = checks()
     with show_progress():
         found = [known[name]() for name in track(list(known), "checking")]
