@@ -4,7 +4,8 @@ from ._alternating_flow import Jumps, alternating_flow, diagonal_coefficients, d
 from ._averaged_moment import AveragedMoment, averaged_moment
 from ._balanced_flow import balanced_flow, integrate, logistic_growth, two_layer_flow
 from ._block_sweeps import BlockSweeps, Freedom, block_sweeps
-from ._causal_scan import CAUSAL_ADJOINTS, causal_scan, causal_sweep
+from ._causal_scan import CAUSAL_ADJOINTS, causal_scan
+from ._causal_sweep import Past, causal_sweep
 from ._checkpoints import Checkpoints
 from ._contour import (
     ComplexModes,
@@ -106,6 +107,7 @@ __all__ = [
     "NormalisedMoment",
     "OnePointLoss",
     "Outliers",
+    "Past",
     "ResidualHistory",
     "SampleAxis",
     "SampleDrive",

@@ -16,12 +16,11 @@ def causal_scan(
     step: Callable,
     initial: Callable,
     write: Callable,
-    read: Callable,
+    read: Callable | None,
     params: Any,
     constants: Any,
     xs: Any,
     *,
-    erase: Callable | None = None,
     adjoint: str = "tape",
 ) -> tuple[Any, Any, Any]:
     r"""Marches in time; everything that a step produced can be seen by all later steps.
@@ -32,8 +31,8 @@ def causal_scan(
     ```
 
     `history` holds what is written once and never changed, `state` what changes at every step. A step has to mask
-    all slots of the history that are not older than itself, unless `erase` takes them out. Then the finished history
-    stands for the history at every time, and the reverse pass needs nothing else:
+    all slots of the history that are not older than itself. Then the finished history stands for the history at every
+    time, and the reverse pass needs nothing else:
 
     $$\bar\theta \mathrel{+}= \partial_\theta\, {\rm step}_t^T\; {\rm read}(\bar H), \qquad
       \bar H \mathrel{+}= \partial_H\, {\rm step}_t^T\; {\rm read}(\bar H), \qquad t = T, \dots, 0$$
@@ -47,12 +46,10 @@ def causal_scan(
     - `initial`: `() -> (history, state)`, constants.
     - `write`: linear in `rows`.
     - `read`: `(history, before, after) -> rows`, the transpose of `write` for a step that took the state from
-        `before` to `after`; parts of rows that a later step overwrites must be left out.
+        `before` to `after`, for `adjoint="tape"`; parts of rows that a later step overwrites must be left out.
     - `params`: pytree of arrays, the same at all times.
     - `constants`: pytree without derivative (keys).
     - `xs`: pytree with leading time axis.
-    - `erase`: `(history, before) -> history`, empties what `write` wrote at that step; the reverse pass calls it
-        before it visits a step, so that a step sees nothing of what came after it.
     - `adjoint`: `"tape"` is the reverse pass above (no forward mode); `"direct"` leaves the loop to JAX, `"blocked"`
         too, with blocks of about $\sqrt T$ steps recomputed.
 
@@ -79,7 +76,7 @@ def causal_scan(
         (history, rows, before, state), (outs, states) = scan(body, (history, rows, state, state), xs)
         return (outs, write(history, rows, before), state), states
 
-    if adjoint != "tape":
+    if adjoint != "tape" or read is None:
         return march(params, constants, xs, False)[0]
 
     @jax.custom_vjp
@@ -98,70 +95,24 @@ def causal_scan(
         outs_bar, history_bar, state_bar = bars
 
         def body(carry, now):
-            history, history_bar, state_bar, params_bar = carry
+            history_bar, state_bar, params_bar = carry
             x, state, out_bar = now
-            history = history if erase is None else erase(history, state)
             (_, after, _), pull = jax.vjp(
                 lambda params, history, state, x: step(params, constants, history, state, x), params, history, state, x
             )
             rows_bar = read(history_bar, state, after)
             params_more, history_more, state_bar, x_bar = pull((rows_bar, state_bar, out_bar))
             add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
-            return (history, add(history_bar, history_more), state_bar, add(params_bar, params_more)), x_bar
+            return (add(history_bar, history_more), state_bar, add(params_bar, params_more)), x_bar
 
         with context(precision):
             zero = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
-            carry = (history, history_bar, state_bar, zero(params))
+            carry = (history_bar, state_bar, zero(params))
             (*_, params_bar), xs_bar = jax.lax.scan(body, carry, (xs, states, outs_bar), reverse=True)
         return params_bar, None, xs_bar
 
     run.defvjp(forward, backward)
     return run(params, constants, xs)
-
-
-def causal_sweep(row: Callable, like: Any, params: Any, xs: Any, *, adjoint: str = "tape") -> Any:
-    r"""Fills a history row by row, each row from those above it; the engine of theories that are causal matrix
-    equations.
-
-    ```
-    rows = row(params, history, time, x)         # leaf i of `history` is [steps, ...]; its rows from `time` on are zero
-    ```
-
-    The history is what comes back. Its gradient walks the finished history backward and empties it on the way (see
-    `causal_scan`): memory of two histories, about four times the time of the forward pass.
-
-    **Arguments:**
-
-    - `row`: as above, differentiated with respect to `params`, `history` and `x`; `time` is an integer.
-    - `like`: pytree of `jax.ShapeDtypeStruct`, one row of each leaf.
-    - `params`: pytree of arrays, the same at all times.
-    - `xs`: pytree with leading time axis, the inputs of each step.
-    - `adjoint`: see `causal_scan`.
-
-    **Returns:** the finished history.
-    """
-    steps = jax.tree.leaves(xs)[0].shape[0]
-    at = lambda time: jax.lax.stop_gradient(time).astype(int)  # noqa: E731
-
-    def initial():
-        return jax.tree.map(lambda r: jnp.zeros((steps, *r.shape), r.dtype), like), jnp.zeros(())
-
-    def step(params, _, history, time, x):
-        return row(params, history, at(time), x), time + 1, ()
-
-    def write(history, rows, time):
-        put = jax.lax.dynamic_update_index_in_dim
-        return jax.tree.map(lambda old, new: put(old, new, at(time), 0), history, rows)
-
-    def read(history_bar, time, _):
-        return jax.tree.map(lambda bar: jax.lax.dynamic_index_in_dim(bar, at(time), 0, keepdims=False), history_bar)
-
-    def erase(history, time):
-        empty = jax.tree.map(lambda r: jnp.zeros(r.shape, r.dtype), like)
-        return write(history, empty, time)
-
-    _, history, _ = causal_scan(step, initial, write, read, params, (), xs, erase=erase, adjoint=adjoint)
-    return history
 
 
 def _blocked_scan(body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._causal_scan import causal_sweep
-from ._linear_data import FreshData, Now, ReusedData, dot, product
+from ._causal_sweep import causal_sweep
+from ._linear_data import FreshData, Now, ReusedData, before, product
 
 
 class DeepLinearInputs(NamedTuple):
@@ -79,7 +79,7 @@ def deep_linear_row(data, inputs: DeepLinearInputs, history: DeepLinearHistory, 
     for l in reversed(range(len(sites))):
         known = history.sites[l]
         B = powers[l] * now.decay * response + optimiser * covariance
-        G_zeta, G_psi = dot(B, known.K_zeta), now.unit + s * dot(B, known.K_psi)
+        G_zeta, G_psi = before(B, known.K_zeta), now.unit + s * before(B, known.K_psi)
         below = history.data.C_u if l == 0 else history.sites[l - 1].C_k
         psi = sources[l] = lambda y, power=powers[l], above=above: power * now.decayed(above, y)
         zeta = lambda y, below=below: q * now.decayed(lambda y: product(below, y), y)  # noqa: E731

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ._causal_scan import causal_sweep
+from ._causal_sweep import causal_sweep
 from ._deep_linear import DeepLinearInputs
 from ._linear_data import FreshData, Now, ReusedData, dot, product
 
@@ -38,17 +38,17 @@ class ResidualHistory(NamedTuple):
 def residual_row(data, inputs: DeepLinearInputs, history: ResidualHistory, time, x) -> ResidualHistory:
     """The row of one time: down the stream, through the data, and up again."""
     now, optimiser = Now.at(time, inputs.decay, x), x[0]
-    depth = history.C_k.shape[1]
+    K, G, C_k, C_g = (jnp.moveaxis(leaf.rows, 1, 0) for leaf in history[1:])
+    depth = len(C_k)
     layers, is_psi = jnp.arange(depth), (jnp.arange(2 * depth) >= depth)[:, None]
     q, s = inputs.init_power, inputs.richness_squared
     powers = jnp.where(layers == depth - 1, inputs.readout_power, q)
     scales = jnp.full(depth, max(depth - 1, 1) ** -0.5)
-    K, G, C_k, C_g = (jnp.moveaxis(leaf, 1, 0) for leaf in history[1:])
     unit_at = lambda source: (jnp.arange(2 * depth) == source)[:, None] * now.unit  # noqa: E731
 
     # The sources zeta get their covariance from the layer below, psi from the one above: the last from the readout,
     # whose Gaussian does not change in time.
-    below = jnp.concatenate([history.data.C_u[None], C_k[:-1]])
+    below = jnp.concatenate([history.data.C_u.rows[None], C_k[:-1]])
     earlier = now.until - now.unit
     readout = jnp.tril(jnp.outer(earlier, now.until)) - jnp.diag(earlier) / 2
     above = jnp.concatenate([C_g[1:], readout[None]])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._causal_sweep import Past
 from ._precision import HIGHEST
 
 
@@ -14,10 +15,20 @@ def dot(a, b):
     return jnp.tensordot(a, b, axes=1, precision=HIGHEST)
 
 
+def before(weights, rows):
+    """The sum of rows, an array or the `Past` of a sweep, with weights `[..., time]`."""
+    return rows.sum(weights) if isinstance(rows, Past) else dot(weights, rows)
+
+
+def onto(rows, y):
+    """The products of all rows with `y`, over all of a row's axes."""
+    return rows.dot(y) if isinstance(rows, Past) else jnp.tensordot(rows, y, rows.ndim - 1, precision=HIGHEST)
+
+
 def product(rows, y, pending=None):
     """`C y` for a symmetric C of which the lower triangle `rows` is stored, with half of the diagonal; `pending` is a
     whole row to come, and its time as a unit vector."""
-    result = dot(rows, y) + dot(rows.T, y)
+    result = onto(rows, y) + before(y.T, rows).T
     if pending is not None:
         new, unit = pending
         result = result + _outer(new * (1 - unit), dot(unit, y)) + _outer(unit, dot(new, y))
@@ -48,7 +59,7 @@ class Now(NamedTuple):
 
     def with_row(self, a, rows, new):
         """`a` times `rows`, to which the `new` row of the present belongs."""
-        return dot(a, rows) + dot(self.unit, a) * new
+        return before(a, rows) + dot(self.unit, a) * new
 
     def halved(self, row):
         """A row of a covariance as it is stored."""
@@ -56,8 +67,7 @@ class Now(NamedTuple):
 
     def row(self, old, new, images):
         """The covariance of a field now with itself at all times: its maps then and now, and C times its maps now."""
-        # modes and sources in one axis, so that each contraction is one matrix-vector product
-        past = sum(dot(then.reshape(len(then), -1), image.ravel()) for then, image in zip(old, images, strict=True))
+        past = sum(onto(then, image) for then, image in zip(old, images, strict=True))
         here = sum(dot(m.ravel(), image.ravel()) for m, image in zip(new, images, strict=True))
         return past + self.unit * here
 
@@ -89,21 +99,22 @@ class FreshData(NamedTuple):
         operator."""
         lam, power = inputs.eigenvalues, inputs.teacher_power
         mean = 1 / len(lam)
-        V_teacher = 1 - dot(B, known.U_teacher)
-        V_psi, V_noise = -now.unit - dot(B, known.U_psi), -dot(B, known.U_noise)
+        V_teacher = 1 - before(B, known.U_teacher)
+        V_psi, V_noise = -now.unit - before(B, known.U_psi), -before(B, known.U_noise)
+        noise_then = known.noise.rows
         # the samples of different steps are independent: the covariance of n is diagonal
         loss = mean * sum(
             jnp.sum(lam * each)
             for each in (
                 power * V_teacher**2,
                 jnp.sum(V_psi * psi(V_psi.T).T, axis=1),
-                jnp.sum(V_noise**2 * known.noise, axis=1),
+                jnp.sum(V_noise**2 * noise_then, axis=1),
             )
         )
         noise = x[2] * (loss + inputs.noise_power)
         U_teacher, U_psi = lam * V_teacher, lam[:, None] * V_psi
         U_noise = lam[:, None] * V_noise + jnp.sqrt(lam)[:, None] * now.unit
-        images = mean * power * U_teacher, mean * psi(U_psi.T).T, mean * U_noise * (known.noise + noise * now.unit)
+        images = mean * power * U_teacher, mean * psi(U_psi.T).T, mean * U_noise * (noise_then + noise * now.unit)
         maps = U_teacher, U_psi, U_noise
         C_u = now.row(known[:3], maps, images)
         below = lambda y: product(known.C_u, y, (C_u, now.unit))  # noqa: E731
@@ -140,14 +151,14 @@ class ReusedData(NamedTuple):
         """See `FreshData.row`."""
         lam, power, inverse_ratio = inputs.eigenvalues, inputs.teacher_power, x[2]
         mean = 1 / len(lam)
-        V = (1 - dot(B, known.U_teacher), -now.unit - dot(B, known.U_psi), -dot(B, known.U_noise))
+        V = (1 - before(B, known.U_teacher), -now.unit - before(B, known.U_psi), -before(B, known.U_noise))
         noise = lambda y: inverse_ratio * product(known.C_residual, y)  # noqa: E731
         weight = mean * lam[:, None]
         images = mean * lam * power * V[0], weight * psi(V[1].T).T, weight * noise(V[2].T).T
         C_v = now.row(known[:3], V, images)
 
         R_v = inverse_ratio * mean * dot(jnp.sqrt(lam), V[2])
-        R_residual = now.unit + dot(R_v, known.R_residual)
+        R_residual = now.unit + before(R_v, known.R_residual)
         both = lambda y: product(known.C_v, y, (C_v, now.unit)) + inputs.noise_power * now.until * jnp.sum(y)  # noqa: E731
         C_residual = now.row((known.R_residual,), (R_residual,), (both(R_residual),))
 

@@ -14,9 +14,9 @@ def row(params, history, time, x):
     """Attention to all that was written: uses both leaves of the history, the parameters, the input, and the time."""
     assert jnp.issubdtype(time.dtype, jnp.integer)
     mixing, bias = params
-    scores = history["h"] @ (mixing @ x) / (1.0 + time)
-    weights = jnp.tanh(scores) + bias * jnp.sum(history["S"], axis=0)
-    return {"h": jnp.tanh(x + weights @ history["h"]), "S": scores + bias * (jnp.arange(len(scores)) == time)}
+    scores = history["h"].dot(mixing @ x) / (1.0 + time)
+    weights = jnp.tanh(scores) + bias * jnp.sum(history["S"].rows, axis=0)
+    return {"h": jnp.tanh(x + history["h"].sum(weights)), "S": scores + bias * (jnp.arange(len(scores)) == time)}
 
 
 def sweep(params, xs, adjoint):
@@ -51,7 +51,7 @@ run = jax.jit(sweep, static_argnums=2)
 slopes = jax.jit(jax.value_and_grad(objective, argnums=(0, 1)), static_argnums=2)
 
 
-@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize("steps", [1, 7, 29])
 def test_adjoints_agree(steps):
     params, xs = problem(steps)
     with jax.enable_x64(True):
