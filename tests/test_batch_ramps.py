@@ -189,7 +189,9 @@ def test_messages(call, kind, sentence):
         call()
 
 
-@pytest.mark.parametrize(("rate", "steps", "spread"), [(0.02, 300, 0.03), (0.02, 1000, 0.01)])
+@pytest.mark.parametrize(
+    ("rate", "steps", "spread"), [(0.02, 300, 0.03), pytest.param(0.02, 1000, 0.01, marks=pytest.mark.slow)]
+)
 def test_batches_at_a_price_grow_with_the_noise_that_is_still_felt(rate, steps, spread):
     # where label noise dominates, B_t^2 = eta^2 sigma^2 K(s_t) / mu with the rest s_t of the clock (2602.04774)
     task = lx.tasks.power_law(10**12, 1.5, 3.0, noise=1.0)

@@ -48,6 +48,7 @@ def test_sweeps_go_down_to_where_all_derivatives_vanish(general):
                 assert free_slope < 1e-5 * float(found.value), (name, t)
 
 
+@pytest.mark.slow
 def test_bounds_are_kept_and_named():
     task = lx.tasks.power_law(20, 1.5, 2.5, noise=0.5)
     bounds = {"learning_rate": (None, 0.1), "momentum": (None, 0.4)}

@@ -58,6 +58,7 @@ def test_descent_is_that_of_a_loop():
         np.testing.assert_allclose(run.kernels[1][1, 0], h @ h.T / 6, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_fresh_batches_are_the_same_for_all_and_looking_changes_nothing():
     key = jax.random.key(4)
     protocol = lx.OnlineSGD(RATES, batch_size=7)

@@ -24,6 +24,7 @@ def test_every_step_is_at_its_share():
     np.testing.assert_allclose(again.stability, found.stability)
 
 
+@pytest.mark.slow
 def test_a_warm_up_ends_at_the_balanced_and_flatter_solution():
     rule = {"upper": 0.05 * 2.0 ** np.arange(12)}
     kicked, warm = lx.follow_edge(LIMIT, TASK, PROTOCOL), lx.follow_edge(LIMIT, TASK, PROTOCOL, **rule)
@@ -43,6 +44,7 @@ def test_stopped_early_it_says_so():
     assert found.residual > 1e-6
 
 
+@pytest.mark.slow
 def test_perceptrons_with_momentum():
     limit = lx.limits.MLP(1, "tanh", richness=2.0)
     task = lx.tasks.sphere(jax.random.key(0), samples=3, dim=4)

@@ -91,6 +91,7 @@ def test_without_responses_the_theory_fails_visibly(depth, target, richness, rat
     assert report.errors["predictions"][1] + 3 * report.standard_errors["predictions"][1] < distance / 2
 
 
+@pytest.mark.slow
 def test_without_hidden_weights_gradients_are_independent_anyway():
     options = {"samples": 200, "replicas": 1, "key": KEY}
     limit, protocol = MLP(1, "tanh", 2.0), descent(steps=4)

@@ -89,7 +89,7 @@ def two_time(fields, layer, depth, forward):
     return np.einsum("tmk,snk->tmsn", table, table)
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3, 5])
+@pytest.fixture(scope="module", params=[1, 2, 3, pytest.param(5, marks=pytest.mark.slow)])
 def solved(request):
     """Momentum, decay, biases, unequal scales and a test point, with the oracle's answer."""
     depth, steps = request.param, 8

@@ -98,7 +98,8 @@ def test_tape_equals_plain_reverse_mode(exact):
             np.testing.assert_allclose(tape, plain, rtol=1e-8 if exact else 1e-10, atol=1e-10)
 
 
-@EXACT_AND_SAMPLED
+@pytest.mark.slow
+@pytest.mark.parametrize("exact", [True, False])
 def test_gradients_are_finite_where_things_degenerate(exact):
     with jax.enable_x64(True):
         inputs = smooth_inputs(STEPS)

@@ -55,6 +55,7 @@ def test_one_program_for_all_chunks(plain, monkeypatch):
     np.testing.assert_allclose(chunked.test_loss, plain.test_loss, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_monte_carlo_by_common_numbers():
     limit, task, protocol = lx.limits.MLP(1, "tanh"), small_task(3, 3, 1), lx.GradientDescent(0.3, steps=3)
     options = {"samples": 200, "key": jax.random.key(3)}
@@ -101,6 +102,7 @@ def test_schedules_as_rows():
     np.testing.assert_array_equal(curves.learning_rate, [0, 1])
 
 
+@pytest.mark.slow
 def test_values_that_are_no_numbers():
     data = lx.tasks.power_law(20, samples=10)
     curves = lx.sweep(LIMIT, data, lx.GradientDescent(0.2, steps=3), {"features": [None, 15.0]})
@@ -268,6 +270,7 @@ def uninterrupted(noises, chunk):
     return lx.sweep(LIMIT, TASK, PROTOCOL, swept, chunk=chunk)
 
 
+@pytest.mark.slow
 def test_killed_once(tmp_path):
     killed_and_resumed(tmp_path, noises=2, chunk=4, kills=1, seed=0)
     assert xarray.load_dataset(tmp_path / "result.nc").equals(uninterrupted(2, 4))
