@@ -246,7 +246,7 @@ def _doctor(command: Doctor) -> int:
     from .limits._memory import free_memory
     from .studies import show_progress, track
     from .studies._doctor import checks
-    from .studies.results import versions
+    from .problems import versions
     from .studies.tables import show
 
     devices = jax.devices()

@@ -1,7 +1,7 @@
 """The vocabulary: tasks, schedules, protocols, objectives, trajectories, and how their parts are named."""
 
 from . import objectives, schedules, tasks
-from ._describe import describe
+from ._describe import describe, versions
 from ._keys import default_key, key_name
 from ._protocols import (
     AbstractProtocol,
@@ -76,5 +76,6 @@ __all__ = [
     "resolve",
     "schedules",
     "tasks",
+    "versions",
     "write_netcdf",
 ]

@@ -2,7 +2,10 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import math
+import types
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +15,7 @@ import numpy as np
 from ._keys import key_name
 
 _SHORT = 16  # numbers that are written out
+_within: list[Any] = []  # the functions that are being described
 
 
 def describe(value: Any) -> Any:
@@ -31,11 +35,53 @@ def describe(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"type": type(value).__name__} | fields
+    if isinstance(value, partial):
+        return [describe(value.func), describe(value.args), describe(value.keywords)]
     if callable(value):
-        code = getattr(getattr(value, "__code__", None), "co_code", b"")
-        name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
-        return f"{name} {hashlib.sha256(code).hexdigest()[:16]}" if code else name
+        return _function(value)
     return repr(value)
+
+
+def versions() -> dict[str, str]:
+    """Versions of limitax and of what its numbers depend on."""
+    names = ("limitax", "jax", "jaxlib", "equinox", "optax", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def _function(value: Any) -> Any:
+    """A function by its name, its code and what it closes over, such as the rates of an optimiser."""
+    name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    code = getattr(value, "__code__", None)
+    if code is None:
+        return name
+    described = f"{name} {hashlib.sha256(repr(_code(code)).encode()).hexdigest()[:16]}"
+    if any(value is one for one in _within):  # functions may close over themselves, and over one another
+        return described
+    inner = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+    inner += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    _within.append(value)
+    try:
+        return [described, *map(describe, inner)] if inner else described
+    finally:
+        _within.pop()
+
+
+def _code(code: types.CodeType) -> list[Any]:
+    """What a function does, with its constants, without where it stands."""
+    constants = [_code(entry) if isinstance(entry, types.CodeType) else _constant(entry) for entry in code.co_consts]
+    return [code.co_code, code.co_names, constants]
+
+
+def _constant(value: Any) -> str:
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
 
 
 def _array(value: np.ndarray) -> Any:

@@ -6,7 +6,7 @@ from ._balanced_flow import balanced_flow, integrate, logistic_growth, two_layer
 from ._block_sweeps import BlockSweeps, Freedom, block_sweeps
 from ._causal_scan import CAUSAL_ADJOINTS, causal_scan
 from ._causal_sweep import Past, causal_sweep
-from ._checkpoints import Checkpoints
+from ._checkpoints import Checkpoints, one_run_in
 from ._contour import (
     ComplexModes,
     Contour,
@@ -51,6 +51,7 @@ from ._mode_bins import ModeBins, exact_bins, power_law_bins
 from ._power_sums import power_sum
 from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host, without_derivative
 from ._processes import first_line, join_processes
+from ._progress import counting, show_progress, track, working
 from ._quadratic_moments import (
     DescentDrive,
     UnitMoments,
@@ -135,6 +136,7 @@ __all__ = [
     "context",
     "contour_nodes",
     "coordinate_sweeps",
+    "counting",
     "deep_linear",
     "deep_residual",
     "degrees_of_freedom",
@@ -171,6 +173,7 @@ __all__ = [
     "normalised_second_moment",
     "one_point_loss",
     "one_point_losses",
+    "one_run_in",
     "orthonormal_basis",
     "outliers",
     "overlap_matrix",
@@ -189,6 +192,7 @@ __all__ = [
     "second_moment",
     "self_consistent_scale",
     "shard",
+    "show_progress",
     "single",
     "singular_value",
     "spectral_edge",
@@ -198,6 +202,7 @@ __all__ = [
     "symmetric",
     "to_host",
     "top_curvature",
+    "track",
     "two_largest_eigenvalues",
     "two_layer_flow",
     "two_point_loss",
@@ -207,4 +212,5 @@ __all__ = [
     "unlearned_power",
     "width_expansion",
     "without_derivative",
+    "working",
 ]

@@ -7,13 +7,25 @@ import logging
 import os
 import re
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None
 
 _CONFIGURATION = "configuration.json"
+_LOCK = ".lock"
+# Between two saves there is this many times as much work, so that they take less than 2 % of the time.
+_SHARE = 60.0
+_USUAL = 0.08  # seconds that a save takes, whatever is in it, until one has been measured
 _SAVED = re.compile(r"\d{8}(\.json)?")
 _WRITING = re.compile(r"\.(configuration|\d{8})\.json")
 _UNFINISHED = re.compile(r"\d{8}\.orbax-checkpoint-tmp.*")
@@ -38,11 +50,12 @@ class Checkpoints:
 
     def __init__(self, path: str | os.PathLike, configuration: dict[str, Any], choices: dict[str, Any] | None = None):
         self.path = Path(path).absolute()
+        self._saved_at, self._seconds = time.monotonic(), _USUAL
         self.path.mkdir(parents=True, exist_ok=True)
         found = self._entries()
         wanted = json.loads(json.dumps({"configuration": configuration, "choices": choices or {}}))
         if _CONFIGURATION not in found:
-            if saved := sorted(name for name in found if not _WRITING.fullmatch(name)):
+            if saved := sorted(name for name in found - {_LOCK} if not _WRITING.fullmatch(name)):
                 raise ValueError(
                     f"{self.path} holds {saved[0]} and no {_CONFIGURATION}: it is not a checkpoint of ours."
                 )
@@ -63,8 +76,20 @@ class Checkpoints:
         found = self._entries()
         return tuple(sorted(int(name) for name in found if f"{name}.json" in found))
 
-    def save(self, step: int, tree: Any) -> None:
+    def is_due(self) -> bool:
+        """Whether so much time has passed since the last save that another one costs less than 2 % of it."""
+        due = time.monotonic() - self._saved_at >= _SHARE * self._seconds
+        if jax.process_count() > 1:  # clocks differ, and all must do the same
+            due = bool(multihost_utils.broadcast_one_to_all(np.asarray(due)))
+        return due
+
+    def save(self, step: int, tree: Any, about: Any = None, *, alone: bool = False) -> None:
         """Saves a tree of arrays under a number, and returns when it is there.
+
+        **Arguments:**
+
+        - `about`: plain JSON data that belongs to it, for `about`.
+        - `alone`: whether all that was saved before is then removed, as for the state of one computation.
 
         **Raises:** `OSError` where it cannot be written, as on a full disk; what was saved before is intact.
         """
@@ -73,9 +98,10 @@ class Checkpoints:
             if first:
                 self._seal(step).unlink(missing_ok=True)
             with _quiet() as orbax, _checkpointer(orbax) as checkpointer:
+                start = time.monotonic()
                 checkpointer.save(folder, args=orbax.args.StandardSave({"tree": tree}), force=True)
             if first:
-                self._write(self._seal(step).name, _digests(folder))
+                self._write(self._seal(step).name, {"about": about, "files": _digests(folder)})
         except Exception as error:  # the storage library reports a full disk by errors of many classes
             with contextlib.suppress(OSError):
                 self._sweep_up(self._entries())
@@ -83,26 +109,47 @@ class Checkpoints:
                 f"checkpoint {step} could not be written to {self.path}: {_sentence(error)}; "
                 "what was saved before is intact."
             ) from None
+        if alone and first:
+            for other in set(self.steps()) - {step}:
+                self._seal(other).unlink()
+                shutil.rmtree(self._folder(other), ignore_errors=True)
+        self._saved_at = time.monotonic()
+        self._seconds = self._saved_at - start
 
-    def restore(self, step: int, like: Any) -> Any:
-        """What was saved under a number, laid out as `like`: arrays, or `jax.ShapeDtypeStruct` with a sharding.
+    def about(self, step: int) -> Any:
+        """The data that was saved beside a tree.
+
+        **Raises:** `ValueError` where it is damaged.
+        """
+        try:
+            return json.loads(self._seal(step).read_text())["about"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise self._damaged(step, "its seal is broken") from None
+
+    def restore(self, step: int, like: Any = None) -> Any:
+        """What was saved under a number, laid out as `like`: arrays, or `jax.ShapeDtypeStruct` with a sharding; by
+        default NumPy arrays in dictionaries and lists.
 
         **Raises:** `ValueError` where it is damaged, or has other shapes.
         """
-        folder = self._folder(step)
+        folder, like = self._folder(step), None if like is None else {"tree": like}
         try:
-            if json.loads(self._seal(step).read_text()) != _digests(folder):
+            if json.loads(self._seal(step).read_text())["files"] != _digests(folder):
                 raise ValueError("its files are not those that were written")
             with _quiet() as orbax, _checkpointer(orbax) as checkpointer:
-                tree = checkpointer.restore(folder, args=orbax.args.StandardRestore({"tree": like}))["tree"]
-            shapes = [[(np.shape(leaf), leaf.dtype) for leaf in jax.tree.leaves(one)] for one in (tree, like)]
-            if shapes[0] != shapes[1]:
-                raise ValueError("its arrays have other shapes")
+                tree = checkpointer.restore(folder, args=orbax.args.StandardRestore(like))
+            if like is not None:
+                shapes = [[(np.shape(leaf), leaf.dtype) for leaf in jax.tree.leaves(one)] for one in (tree, like)]
+                if shapes[0] != shapes[1]:
+                    raise ValueError("its arrays have other shapes")
         except Exception as error:  # and damage by as many
-            raise ValueError(
-                f"checkpoint {folder} cannot be read: {_sentence(error)}. Remove it to compute again what it held."
-            ) from None
-        return tree
+            raise self._damaged(step, _sentence(error)) from None
+        return tree["tree"]
+
+    def _damaged(self, step: int, reason: str) -> ValueError:
+        return ValueError(
+            f"checkpoint {self._folder(step)} cannot be read: {reason}. Remove it to compute again what it held."
+        )
 
     def _folder(self, step: int) -> Path:
         return self.path / f"{step:08d}"
@@ -114,7 +161,7 @@ class Checkpoints:
     def _entries(self) -> set[str]:
         """**Raises:** `ValueError` for content that no checkpoint has."""
         found = {entry.name for entry in self.path.iterdir()}
-        for name in sorted(found - {_CONFIGURATION}):
+        for name in sorted(found - {_CONFIGURATION, _LOCK}):
             if not any(known.fullmatch(name) for known in (_SAVED, _WRITING, _UNFINISHED)):
                 raise ValueError(f"{self.path} holds {name}, which is not part of a checkpoint; use another folder.")
         return found
@@ -139,6 +186,27 @@ class Checkpoints:
         for name in found:
             if _UNFINISHED.fullmatch(name):
                 shutil.rmtree(self.path / name, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def one_run_in(path: str | os.PathLike) -> Iterator[None]:
+    """Within this context no other run may use the folder; the file that says so ends with the process.
+
+    **Raises:** `ValueError` where another run does; `OSError` where the folder cannot be written.
+    """
+    path = Path(path).absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    if fcntl is None or jax.process_index() != 0:
+        yield
+        return
+    with open(path / _LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is at work in {path}; one at a time may use a folder.") from None
+        except OSError:  # a file system that knows no locks
+            pass
+        yield
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What one does with limits: compare them with networks, and optimise through them."""
 
+from ..solvers import counting, show_progress, track, working
 from ._benign_bounds import BenignBounds, benign_bounds, check_bounded_rate
 from ._compare import AGREEMENT, Comparison, compare
 from ._compute_frontier import Frontier, compute_frontier, frontier_of
@@ -8,7 +9,6 @@ from ._edge import EdgeSchedule, follow_edge
 from ._final_loss import final_loss
 from ._optimise import METHODS, Optimum, optimise
 from ._precision_law import ComputeOptimum, PrecisionLaw
-from ._progress import counting, show_progress, track, working
 from ._sensitivity import Sensitivity, sensitivity
 from ._sweep import sweep
 from ._sweep_file import SweepFile, read_sweep_file

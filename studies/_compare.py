@@ -12,7 +12,7 @@ from ..limits import AbstractLimit, Fluctuations
 from ..limits import fluctuations as width_fluctuations
 from ..problems import DivergedError, Trajectory, default_key, key_name, write_netcdf
 from ..problems import _checks as checks
-from ._progress import track, working
+from ..solvers import track, working
 
 #: Theory and simulation agree when they differ by at most this many combined standard errors.
 AGREEMENT = 3.0

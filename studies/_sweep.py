@@ -1,11 +1,11 @@
 """Many problems at once: a grid of them in few compiled programs, on many devices, in pieces that can be resumed."""
 
-import contextlib
 import dataclasses
 import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,10 @@ import numpy as np
 
 from ..limits import AbstractLimit
 from ..limits._memory import check_memory, free_memory
-from ..problems import STATUS, Trajectory, default_key, describe, key_name, write_netcdf
+from ..problems import STATUS, Trajectory, default_key, describe, key_name, versions, write_netcdf
 from ..problems import _checks as checks
-from ..solvers import Checkpoints, as_float, device_count, double, gather, shard
+from ..solvers import Checkpoints, as_float, counting, device_count, double, gather, one_run_in, shard
 from ._grid import Grid, Group, grid_of
-from ._progress import counting
-from .results import versions
 
 _TOGETHER = 64  # points on one device: more are no faster, and are lost together when a run is killed
 _LOSSES = ("train_loss", "test_loss")
@@ -66,7 +64,7 @@ def sweep(
     - `record`: names of what is kept, among the losses, `"predictions"`, `"test_predictions"`, kernels and extras as
         `Trajectory.curves` names them, or `"kernels"` and `"extras"` for all of these; by default the losses.
     - `chunk`: how many points are solved at a time; by default what `limit.cost` says fits into free memory.
-    - `out`: a folder. Every chunk is saved in `out/checkpoints` before it counts as done, so that the same call goes on
+    - `out`: a folder. Chunks are saved in `out/checkpoints` before they count as done, so that the same call goes on
         where a killed one stopped; the dataset is written to `out/result.nc`.
     - `key`: common random numbers of all points.
     - `memory_limit`: bytes that may be used; by default what is free.
@@ -98,28 +96,27 @@ def sweep(
         known = sorted(set().union(*(program.names for program in programs)))
         raise ValueError(f'record "{name}" is unknown; there are: {", ".join(known)}, kernels, extras.')
     _check_result(programs, memory_limit)
-    choices = {"chunk": chunk or _chunk(points, programs, options, memory_limit)}
-    saved = None
-    if out is not None:
-        saved = Checkpoints(
-            Path(out) / "checkpoints",
-            _configuration(points, wanted, options, key) | {"chunk": chunk, "versions": versions()},
-            choices,
-        )
-        choices = saved.choices
-    pieces = [
-        (program, part)
-        for program in programs
-        for part in np.split(program.points, range(choices["chunk"], len(program.points), choices["chunk"]))
-    ]
-    dataset = _dataset(points, programs, _solve(pieces, choices["chunk"], key, saved, points))
-    dataset.attrs |= {
-        "key": key_name(key),
-        "configuration": json.dumps(_configuration(points, wanted, options, key)),
-        "versions": json.dumps(versions()),
-    }
-    if out is not None and jax.process_index() == 0:
-        write_netcdf(dataset, Path(out) / "result.nc")
+    length = chunk or _chunk(points, programs, options, memory_limit)
+    configuration = _configuration(points, wanted, options, key)
+    folder = None if out is None else Path(out) / "checkpoints"
+    with nullcontext() if folder is None else one_run_in(folder):
+        saved = None
+        if folder is not None:
+            saved = Checkpoints(folder, configuration | {"chunk": chunk, "versions": versions()}, {"chunk": length})
+            length = saved.choices["chunk"]
+        pieces = [
+            (program, part)
+            for program in programs
+            for part in np.split(program.points, range(length, len(program.points), length))
+        ]
+        dataset = _dataset(points, programs, _solve(pieces, length, key, saved, points))
+        dataset.attrs |= {
+            "key": key_name(key),
+            "configuration": json.dumps(configuration),
+            "versions": json.dumps(versions()),
+        }
+        if out is not None and jax.process_index() == 0:
+            write_netcdf(dataset, Path(out) / "result.nc")
     return dataset
 
 
@@ -140,7 +137,7 @@ class _Program:
 
     def context(self):
         """Theories without noise take their numbers in double precision; those with it follow JAX's flag."""
-        return double() if self.exact else contextlib.nullcontext()
+        return double() if self.exact else nullcontext()
 
 
 def _program(grid: Grid, group: Group, key, wanted: tuple[str, ...], options: dict[str, Any]) -> _Program:
@@ -227,19 +224,25 @@ def _check_result(programs: list[_Program], memory_limit) -> None:
 
 def _solve(pieces, chunk: int, key, saved: Checkpoints | None, grid: Grid):
     """The results of all pieces: what is saved is read, what is not is computed, and saved before it counts."""
-    there = set(saved.steps()) if saved else set()
-    done = sum(len(points) for step, (_, points) in enumerate(pieces) if step in there)
-    with counting(grid.size, done, "sweep") as advance:
-        for step, (program, points) in enumerate(pieces):
-            if saved and step in there:
-                like = {n: np.zeros((len(points), *leaf.shape), leaf.dtype) for n, leaf in program.like.items()}
-                yield program, points, saved.restore(step, like)
+    missing, number = set(range(len(pieces))), 0
+    if saved:
+        for step in saved.steps():
+            for i, result in saved.restore(step).items():
+                missing.remove(int(i))
+                yield *pieces[int(i)], result
+            number = step + 1
+    pending = {}
+    with counting(grid.size, grid.size - sum(len(pieces[i][1]) for i in missing), "sweep") as advance:
+        for i in sorted(missing):
+            program, points = pieces[i]
+            pending[i] = _compute(program, points, chunk, key, grid)
+            yield program, points, pending[i]
+            if saved and not (saved.is_due() or i == max(missing)):
                 continue
-            result = _compute(program, points, chunk, key, grid)
             if saved:
-                saved.save(step, result)
-            advance(len(points))
-            yield program, points, result
+                saved.save(number, {str(one): result for one, result in pending.items()})
+            advance(sum(len(pieces[one][1]) for one in pending))
+            number, pending = number + 1, {}
 
 
 def _compute(program: _Program, points: np.ndarray, chunk: int, key, grid: Grid) -> dict[str, np.ndarray]:

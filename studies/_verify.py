@@ -11,8 +11,8 @@ from .. import nets
 from ..limits import AbstractLimit
 from ..problems import AbstractProtocol, Trajectory, default_key, key_name, objectives, write_netcdf
 from ..problems import _checks as checks
+from ..solvers import track, working
 from ._optimise import Optimum
-from ._progress import track, working
 
 #: A mean difference counts when it is this many times its standard error.
 SIGNIFICANT = 2.0

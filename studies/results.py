@@ -1,6 +1,5 @@
 """The files of a run: `figure.png`, `result.nc`, `summary.json`, each written whole or not at all."""
 
-import importlib.metadata
 import json
 import math
 import os
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..problems import write_netcdf
+from ..problems import versions, write_netcdf
 
 
 class Folder:
@@ -48,12 +47,6 @@ class Folder:
             os.replace(temporary, self.path / name)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def versions() -> dict[str, str]:
-    """Versions of limitax and of what its numbers depend on."""
-    names = ("limitax", "jax", "jaxlib", "equinox", "optax", "numpy")
-    return {name: importlib.metadata.version(name) for name in names}
 
 
 def plain(value: Any) -> Any:

@@ -181,7 +181,29 @@ def computed(monkeypatch):
     return counts
 
 
-def test_resumes_and_repeats_nothing(plain, tmp_path, computed, monkeypatch):
+@pytest.fixture
+def every_chunk_is_saved(monkeypatch):
+    monkeypatch.setattr(lx.solvers._checkpoints, "_SHARE", 0.0)
+
+
+def test_quick_chunks_are_saved_together(tmp_path, computed):
+    swept = {"learning_rate": RATES, "noise": NOISES}
+    whole = lx.sweep(LIMIT, TASK, PROTOCOL, swept, chunk=2, out=tmp_path)
+    assert [file.name for file in (tmp_path / "checkpoints").glob("0*.json")] == ["00000000.json"]
+    assert computed == [2, 2, 2]
+    assert lx.sweep(LIMIT, TASK, PROTOCOL, swept, chunk=2, out=tmp_path).identical(whole)
+    assert computed == [2, 2, 2]
+
+
+def test_one_run_at_a_time(tmp_path):
+    with (
+        lx.solvers.one_run_in(tmp_path / "checkpoints"),
+        raises(ValueError, f"another run is at work in {tmp_path / 'checkpoints'}; one at a time may use a folder."),
+    ):
+        lx.sweep(LIMIT, TASK, PROTOCOL, {"noise": NOISES}, out=tmp_path)
+
+
+def test_resumes_and_repeats_nothing(plain, tmp_path, computed, monkeypatch, every_chunk_is_saved):
     swept = {"learning_rate": RATES, "noise": NOISES}
 
     def go(**options):
@@ -233,6 +255,7 @@ def test_foreign_folders_are_left_alone(tmp_path):
 LONG = """
 import sys, numpy as np, limitax as lx
 from limitax.studies import show_progress
+lx.solvers._checkpoints._SHARE = 0.0
 task, protocol = lx.tasks.power_law(40, 1.5, 2.5, 0.3), lx.OnlineSGD(0.05, 0.3, steps=6)
 swept = {"learning_rate": np.geomspace(0.01, 0.3, 20), "noise": np.linspace(0, 1, int(sys.argv[2]))}
 with show_progress(lines=True):
@@ -291,6 +314,7 @@ import json, sys, jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 4)
 import limitax as lx
 from limitax.studies import _sweep as sweeps
+lx.solvers._checkpoints._SHARE = 0.0
 layouts, gather, save = [], sweeps.gather, lx.solvers.Checkpoints.save
 def looked_at(tree):
     losses = tree["test_loss"].sharding

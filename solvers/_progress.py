@@ -8,6 +8,7 @@ from typing import Any
 
 _shown = False
 _written = False
+_drawn = False  # whether a bar is on the terminal: there is room for one
 
 
 @contextmanager
@@ -27,18 +28,10 @@ def show_progress(*, lines: bool = False):
 def track(items: Iterable[Any], description: str) -> Iterator[Any]:
     """Iterates over `items`, with a progress bar where `show_progress` asked for one."""
     items = list(items)
-    if not _shown:
+    if not _shown or _drawn:
         yield from items
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
@@ -47,12 +40,12 @@ def track(items: Iterable[Any], description: str) -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _drawing(*columns) as progress:
         yield from progress.track(items, description=description)
 
 
 @contextmanager
-def counting(total: int, done: int, description: str) -> Iterator[Callable[[int], None]]:
+def counting(total: int, done: int, description: str, unit: str = "points") -> Iterator[Callable[[int], None]]:
     """How much of a whole is done, `done` from the start on, and the time left: a function that takes what is new."""
     start, fresh = time.monotonic(), 0
 
@@ -61,20 +54,19 @@ def counting(total: int, done: int, description: str) -> Iterator[Callable[[int]
         fresh += new
         left = (total - done - fresh) * (time.monotonic() - start) / max(fresh, 1)
         about = f", about {left:.0f} s left" if fresh and done + fresh < total else ""
-        print(f"{description}: {done + fresh} of {total} points done{about}", flush=True)
+        print(f"{description}: {done + fresh} of {total} {unit} done{about}", flush=True)
 
     if _written:
         write(0)
         yield write
         return
-    if not _shown:
+    if not _shown or _drawn:
         yield lambda new: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _drawing(*columns) as progress:
         bar = progress.add_task(description, total=total, completed=done)
         yield lambda new: progress.advance(bar, new)
 
@@ -82,13 +74,25 @@ def counting(total: int, done: int, description: str) -> Iterator[Callable[[int]
 @contextmanager
 def working(description: str):
     """While one long step runs: a spinner with the time so far, where `show_progress` asked for it."""
-    if not _shown:
+    if not _shown or _drawn:
         yield
         return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _drawing(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
         progress.add_task(description)
         yield
+
+
+@contextmanager
+def _drawing(*columns):
+    global _drawn
+    from rich.console import Console
+    from rich.progress import Progress
+
+    _drawn = True
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            yield progress
+    finally:
+        _drawn = False
