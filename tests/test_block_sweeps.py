@@ -72,11 +72,10 @@ def optima():
     return found
 
 
-# Losses at 100, 300 and 1000 steps. At 1000 the tail of the descent with heavy ball is slow, and after 200 cycles it is
-# 0.2 % above the lowest value known.
+# Losses at 100, 300 and 1000 steps that an independent descent from three starts reached.
 LOSSES = {
     "learning_rate": (1.0127, 0.8005, 0.6273),
-    HEAVY_BALL: (0.9788, 0.7412, 0.5363 * 1.003),
+    HEAVY_BALL: (0.9788, 0.7412, 0.5363),
     GENERAL: (0.9499, 0.6898, 0.4774),
 }
 
@@ -103,7 +102,7 @@ def test_the_gain_of_momentum_grows_with_time_in_the_hard_phase(optima):
 def test_the_end_hardly_depends_on_the_rate_that_one_begins_with(optima):
     other = lx.optimise(LIMIT, HARD, lx.OnlineSGD(0.02, steps=300), over=HEAVY_BALL, max_evaluations=200)
     assert abs(other.value / optima[300, HEAVY_BALL].value - 1) < 0.005
-    assert len(other.certificates["starts"]) == 10
+    assert len(other.certificates["starts"]) == 16
 
 
 @pytest.mark.slow
