@@ -58,7 +58,7 @@ def drawn_samples(protocol, time, key, samples: int, largest_batch: int, dtype):
     return drawn, (jnp.arange(largest_batch) < batch) / batch
 
 
-def batch_weights(protocol, key, samples: int, largest_batch: int, dtype):
+def batch_weights(protocol, key, samples: int, largest_batch: int, dtype, times=None):
     """The weight of each sample in the loss of each step, `[steps, samples]`: 1/P for the full batch, and for
     `MinibatchSGD` how often it is drawn over the batch size. Every row sums to one.
 
@@ -66,10 +66,11 @@ def batch_weights(protocol, key, samples: int, largest_batch: int, dtype):
 
     - `protocol`: `GradientDescent` or `MinibatchSGD`, whose `seed` takes the place of `key` if there is one.
     - `largest_batch`: `whole_batch_size(protocol)`; no matter for the full batch.
+    - `times`: of which steps, by default of all.
     """
-    steps = protocol.steps
+    times = jnp.arange(protocol.steps) if times is None else times
     if not isinstance(protocol, MinibatchSGD):
-        return jnp.full((steps, samples), 1.0 / samples, dtype)
+        return jnp.full((len(times), samples), 1.0 / samples, dtype)
     if protocol.seed is not None:
         # a seed of 32 bits: one of 64 cannot be lowered within a program that began in single precision
         key = jax.random.key(np.uint32(protocol.seed % 2**32))
@@ -78,4 +79,4 @@ def batch_weights(protocol, key, samples: int, largest_batch: int, dtype):
         drawn, weights = drawn_samples(protocol, time, key, samples, largest_batch, dtype)
         return jnp.zeros((samples,), dtype).at[drawn].add(weights)
 
-    return jax.vmap(weights)(jnp.arange(steps), jax.random.split(key, steps))
+    return jax.vmap(weights)(times, jax.random.split(key, protocol.steps)[times])

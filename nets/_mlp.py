@@ -8,10 +8,12 @@ import jax.numpy as jnp
 
 from ..problems import Dataset, GradientDescent, MinibatchSGD, OnlineSGD, default_key
 from ..problems import _checks as checks
+from ..solvers import Checkpoints
 from ._base import AbstractNet, Ensemble, Frozen
 from ._batches import check_batch, no_steps, whole_batch_size
 from ._losses import check_targets, loss_name
 from ._mlp_fields import fields, forward
+from ._mlp_pieces import run_in_pieces
 from ._mlp_run import run
 from ._mlp_weights import (
     Fixed,
@@ -111,6 +113,7 @@ class MLP(AbstractNet):
         *,
         key,
         steps,
+        saved: Checkpoints | None = None,
         kernels: bool = False,
         singular_values: bool = False,
         ntk: bool = False,
@@ -164,7 +167,11 @@ class MLP(AbstractNet):
         fixed = jax.tree.map(lambda a: jnp.expand_dims(a, added), self.fixed)
         keys = jax.random.split(key, weights.readout.shape[0])
         largest = whole_batch_size(protocol) if isinstance(protocol, MinibatchSGD) else 0
-        final, record = run(weights, fixed, self.design, task, protocol, keys, steps, recorded, largest)
+        problem = self.design, task, protocol, steps, recorded, largest
+        if saved is None:
+            final, record = run(weights, fixed, keys, *problem)
+        else:
+            final, record = run_in_pieces(weights, fixed, keys, saved, *problem)
         static = {"loss_convention": loss_name(self.design.loss), "attributes": (("size", self.width),)}
         return final, record | static
 

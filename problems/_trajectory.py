@@ -112,6 +112,16 @@ class Trajectory(eqx.Module):
             },
         )
 
+    def to_plain(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All arrays by name, and the rest as plain JSON data: what `from_plain` takes."""
+        dataset = self.to_dataset()
+        return {str(name): dataset[name].values for name in dataset.data_vars}, dict(dataset.attrs)
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any], about: dict[str, Any]) -> Self:
+        """The record that `to_plain` took apart."""
+        return cls(**_fields(values, about))
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes the record to a netCDF file; a file that is there is replaced only when the new one is complete."""
         write_netcdf(self.to_dataset(), path)
@@ -127,7 +137,8 @@ class Trajectory(eqx.Module):
         try:
             with xarray.open_dataset(path, engine="netcdf4") as data:
                 data = data.load()
-            return cls(**_fields(data))
+            values = {str(name): data[name].values for name in data.data_vars}
+            return cls.from_plain(values, data.attrs)
         except FileNotFoundError:
             raise
         except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
@@ -135,10 +146,8 @@ class Trajectory(eqx.Module):
             raise ValueError(f"{os.fspath(path)} is not a trajectory saved by limitax: {error}") from None
 
 
-def _fields(data) -> dict[str, Any]:
-    """The constructor's arguments of the `Trajectory` that became the dataset `data`."""
-    attrs = data.attrs
-    values = {name: data[name].values for name in data.data_vars}
+def _fields(values: dict[str, Any], attrs: dict[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments of the `Trajectory` that became these arrays and attributes."""
     keyed = {f"{kind}_{layer}": (kind, int(layer)) for kind, layer in json.loads(attrs["kernels"])}
     suffix = "_sampling_error"
     errors = {name.removesuffix(suffix): value for name, value in values.items() if name.endswith(suffix)}

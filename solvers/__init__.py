@@ -6,7 +6,7 @@ from ._balanced_flow import balanced_flow, integrate, logistic_growth, two_layer
 from ._block_sweeps import BlockSweeps, Freedom, block_sweeps
 from ._causal_scan import CAUSAL_ADJOINTS, causal_scan
 from ._causal_sweep import Past, causal_sweep
-from ._checkpoints import Checkpoints, one_run_in
+from ._checkpoints import Checkpoints, as_jax, from_leaves, one_run_in, resumable, to_leaves
 from ._contour import (
     ComplexModes,
     Contour,
@@ -124,6 +124,7 @@ __all__ = [
     "alternating_flow",
     "arnoldi",
     "as_float",
+    "as_jax",
     "averaged_moment",
     "balanced_flow",
     "block_sweeps",
@@ -151,6 +152,7 @@ __all__ = [
     "feature_responses",
     "first_line",
     "fit_impulse_response",
+    "from_leaves",
     "from_lower",
     "gather",
     "gaussian_grid",
@@ -183,6 +185,7 @@ __all__ = [
     "quadratic_kernel",
     "quadratic_moments",
     "quadratic_output",
+    "resumable",
     "reverse_scan",
     "ridgeless_scale",
     "sample_covariance_density",
@@ -201,6 +204,7 @@ __all__ = [
     "stationary_loss",
     "symmetric",
     "to_host",
+    "to_leaves",
     "top_curvature",
     "track",
     "two_largest_eigenvalues",

@@ -8,11 +8,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -20,6 +21,8 @@ try:
     import fcntl
 except ImportError:  # not a POSIX system
     fcntl = None
+
+from ._devices import gather
 
 _CONFIGURATION = "configuration.json"
 _LOCK = ".lock"
@@ -186,6 +189,48 @@ class Checkpoints:
         for name in found:
             if _UNFINISHED.fullmatch(name):
                 shutil.rmtree(self.path / name, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def resumable(out: str | os.PathLike | None, describe: Callable[[], dict[str, Any]]) -> Iterator[Checkpoints | None]:
+    """The checkpoints in `out/checkpoints` of a computation that `describe()` tells from others, for this run alone;
+    `None` without a folder."""
+    if out is None:
+        yield None
+        return
+    folder = Path(out) / "checkpoints"
+    with one_run_in(folder):
+        saved = Checkpoints(folder, describe())
+        try:
+            yield saved
+        finally:
+            if not saved.steps() and jax.process_index() == 0:  # what came to nothing is not to refuse what comes next
+                (folder / _CONFIGURATION).unlink(missing_ok=True)
+
+
+def to_leaves(tree: Any) -> list[np.ndarray]:
+    """The arrays of a tree, for a checkpoint: whole on every process, and random keys by their bits."""
+    leaves = (jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in jax.tree.leaves(tree))
+    return [np.asarray(leaf) for leaf in gather(list(leaves))]
+
+
+def from_leaves(leaves: list[Any], like: Any) -> Any:
+    """A tree from what `to_leaves` made of one with the structure and the types of `like`."""
+    kinds, structure = jax.tree.flatten(like)
+    found = [
+        jax.random.wrap_key_data(leaf) if _is_key(kind) else as_jax(leaf)
+        for leaf, kind in zip(leaves, kinds, strict=True)
+    ]
+    return jax.tree.unflatten(structure, found)
+
+
+def as_jax(array: np.ndarray) -> Any:
+    """A JAX array, or the same NumPy array where that would round it."""
+    return jnp.asarray(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 @contextlib.contextmanager

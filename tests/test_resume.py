@@ -1,0 +1,131 @@
+"""Long single computations that are killed and started again: nothing is lost, repeated or changed."""
+
+import jax
+import limitax as lx
+import optax
+import pytest
+from limitax.nets import _mlp_pieces as pieces
+
+from .helpers import raises, same, small_task
+
+TASK = small_task()
+SLOW = pytest.mark.slow
+
+
+class Stopped(Exception):
+    """What ends a run in the place of a signal."""
+
+
+class Saves:
+    """Every piece is saved, and a run ends right after `left` of them; `made` are the numbers under which they were."""
+
+    def __init__(self, save):
+        self.save, self.left, self.made = save, None, []
+
+    def __call__(self, saved, step, *args, **options):
+        self.save(saved, step, *args, **options)
+        self.made.append(step)
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                raise Stopped
+
+    def killed(self, run, *lefts):
+        """Runs that end after so many saves each, and a last one that does not."""
+        self.made = []
+        for self.left in lefts:
+            with pytest.raises(Stopped):
+                run()
+        self.left = None
+        return run()
+
+
+@pytest.fixture
+def saves(monkeypatch):
+    monkeypatch.setattr(lx.solvers._checkpoints, "_SHARE", 0.0)
+    counted = Saves(lx.solvers.Checkpoints.save)
+    monkeypatch.setattr(lx.solvers.Checkpoints, "save", lambda *args, **options: counted(*args, **options))
+    return counted
+
+
+def equal(a, b):
+    """The same record, bit for bit."""
+    same(a, b)
+    assert a.to_dataset().identical(b.to_dataset())
+
+
+CASES = {
+    "batches": (1, lx.MinibatchSGD(0.3, batch_size=2, momentum=0.5, steps=6), {}, 2),
+    "kernels": (2, lx.GradientDescent(0.3, steps=8), {"kernels": True, "sharpness": True}, 3),
+    "optax": (1, optax.chain(optax.add_noise(0.1, 0.5, 0), optax.adam(1e-2)), {"steps": 7}, 2),
+    "one network": (1, lx.GradientDescent(0.3, steps=6), {"ntk": True}, None),
+}
+
+
+@pytest.mark.parametrize("name", ["batches", *(pytest.param(name, marks=SLOW) for name in list(CASES)[1:])])
+def test_training_goes_on_where_it_stopped(name, tmp_path, saves, monkeypatch):
+    monkeypatch.setattr(pieces, "_PIECES", 6)
+    monkeypatch.setattr(lx.nets._mlp_run, "_WEIGHTS_AT_ONCE", 2 * 16**2)  # groups of one pair
+    depth, protocol, options, seeds = CASES[name]
+    limit = lx.limits.MLP(depth, "tanh")
+    net = limit.finite(TASK, size=16) if seeds is None else limit.ensemble(TASK, size=16, seeds=seeds)
+
+    def train(out):
+        return lx.nets.train(net, TASK, protocol, return_net=True, out=out, **options)
+
+    plain, _ = train(None)
+    whole, final = train(tmp_path / "whole")
+    same(plain.curves(), whole.curves(), rtol=1e-5, atol=1e-6)
+    steps = saves.made
+    assert len(steps) > 5
+    resumed, again = saves.killed(lambda: train(tmp_path / "killed"), *((2,) if name == "batches" else (1, 2, 1)))
+    assert saves.made == steps
+    equal(resumed, whole)
+    same(again, final)
+    equal(lx.Trajectory.load(tmp_path / "killed" / "result.nc"), resumed)
+    saves.made = []
+    equal(train(tmp_path / "killed")[0], whole)
+    assert saves.made == []
+
+
+def test_other_training_is_refused(tmp_path):
+    limit, protocol = lx.limits.MLP(1, "tanh"), lx.GradientDescent(0.3, steps=2)
+    net = limit.finite(TASK, size=8)
+    folder = tmp_path / "checkpoints"
+
+    def refused(sentence, net=net, task=TASK, protocol=protocol, **options):
+        with raises(ValueError, f"{folder} was made for another configuration: {sentence}"):
+            lx.nets.train(net, task, protocol, out=tmp_path, **options)
+
+    lx.nets.train(net, TASK, protocol, out=tmp_path)
+    refused("net.weights.hidden", net=limit.finite(TASK, size=8, key=jax.random.key(1)))
+    refused("task.x.sha256 was", task=small_task(key=1))
+    refused("protocol.learning_rate was [0.3", protocol=lx.GradientDescent(0.2, steps=2))
+    refused("protocol was ", protocol=optax.sgd(0.1), steps=2)
+    refused("record.kernels is new", kernels=True)
+    refused("key was ", key=jax.random.key(3))
+    file = folder / "configuration.json"
+    file.write_text(file.read_text().replace('"jax": "', '"jax": "1'))
+    refused("versions.jax was")
+
+
+def test_out_is_for_numbers(tmp_path):
+    net, protocol = lx.limits.MLP(1, "tanh").finite(TASK, size=8), lx.GradientDescent(0.3, steps=2)
+
+    def loss(rate):
+        return lx.nets.train(net, TASK, lx.GradientDescent(rate, steps=2), out=tmp_path, throw=False).train_loss[-1]
+
+    with raises(TypeError, "out saves numbers, and there are none inside of a transformation"):
+        jax.grad(loss)(0.3)
+    with raises(TypeError, "kernels must be True or False"):
+        lx.nets.train(net, TASK, protocol, out=tmp_path, kernels=3)
+    lx.nets.train(net, TASK, protocol, out=tmp_path, kernels=True)  # what came to nothing is in nobody's way
+
+
+def test_other_families_are_saved_when_they_have_been_trained(tmp_path, saves):
+    limit, task, protocol = lx.limits.DeepLinear(1), lx.tasks.isotropic(2.0), lx.GradientDescent(0.1, steps=3)
+    nets = limit.ensemble(task, size=8, seeds=2)
+    plain = lx.nets.train(nets, task, protocol)
+    for _ in range(2):
+        equal(lx.nets.train(nets, task, protocol, out=tmp_path), plain)
+    assert len(saves.made) == 1
