@@ -1,5 +1,6 @@
 """The feature-learning limit of wide multilayer perceptrons."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from ..nets._activations import activation_function, check_activation
 from ..nets._batches import batch_weights, check_batch, whole_batch_size
 from ..nets._losses import check_loss, check_targets, error_signal, loss_name
 from ..nets._mlp_fields import PREACTIVATION_EDGES
+from ..nets._saved_record import WHOLE, save_record, saved_record
 from ..nets.rules import (
     AbstractRule,
     Backpropagation,
@@ -33,7 +35,9 @@ from ..problems import (
     Trajectory,
     check,
     default_key,
+    describe,
     key_name,
+    versions,
 )
 from ..problems import _checks as checks
 from ..solvers import (
@@ -47,12 +51,14 @@ from ..solvers import (
     context,
     double,
     in_precision,
+    resumable,
     to_host,
     without_derivative,
 )
 from ._base import AbstractLimit
 from ._memory import Cost
 from ._mlp_cost import march_cost
+from ._mlp_pieces import solve_in_pieces
 from ._mlp_solution import solve_mlp
 from ._spectrum import Spectrum, check_layer, missing, spiked_spectrum
 
@@ -167,6 +173,7 @@ class MLP(AbstractLimit):
         memory_limit: float | None = None,
         precision: Literal["single", "double"] | None = None,
         throw: bool = True,
+        out: str | os.PathLike | None = None,
     ) -> Trajectory:
         r"""Training in the limit, by one causal pass in time; see `solvers.march`.
 
@@ -194,6 +201,8 @@ class MLP(AbstractLimit):
         - `memory_limit`: bytes that may be used; by default what is free.
         - `precision`: exact solutions are in `"double"` by default, Monte Carlo follows JAX's global flag.
         - `throw`: whether divergence or a lack of rank raises.
+        - `out`: a folder. Replicas are saved in `out/checkpoints` as they are done, so that the same call goes on where
+            a killed one stopped, and the record is written to `out/result.nc`.
 
         **Returns:**
 
@@ -215,7 +224,7 @@ class MLP(AbstractLimit):
 
         **Raises:** `DivergedError` with the stability bound at initialisation; `ConvergenceError` for too small a
         `rank`; `MemoryError` before any work; `TypeError` for a derivative that this solution does not have (of
-        `"relu"`, whose kink it would miss).
+        `"relu"`, whose kink it would miss; any, with `out`); `ValueError` for a folder that holds something else.
         """
         task = self._task(task)
         checks.instance(
@@ -245,10 +254,45 @@ class MLP(AbstractLimit):
             "adjoint": adjoint,
         }
 
+        if out is not None and checks.is_traced((self, task, protocol, key)):
+            raise TypeError("out saves numbers, and there are none inside of a transformation; solve outside of it.")
+
+        def configuration():
+            numbers = {"samples": samples, "replicas": replicas, "tolerance": describe(tolerance), "rank": rank}
+            asked = numbers | {name: describe(static[name]) for name in ("options", "keep", "leading_order", "adjoint")}
+            about = {"limit": describe(self), "task": describe(task), "protocol": describe(protocol)} | asked
+            about |= {"axis": describe(axis), "precision": precision, "key": key_name(key), "versions": versions()}
+            return about
+
+        work = partial(self._solved, task, protocol, key, axis, particles, rank, tolerance, precision, memory_limit)
+        with resumable(out, configuration) as saved:
+            if saved is None:
+                trajectory, stable_below = work(static)
+            else:
+                if WHOLE not in saved.steps():
+                    trajectory, stable_below = work(static, saved)
+                    save_record(saved, trajectory, about=stable_below)
+                trajectory, _, stable_below = saved_record(saved)
+        if throw:
+            if checks.concrete(trajectory.status_code) == OVERFLOW:
+                room, most = dict(trajectory.attributes)["rank"], len(task.x) * (protocol.steps + 1)
+                raise ConvergenceError(
+                    f"the march needs more than {room} basis directions; raise rank (this problem never needs more "
+                    f"than {most}) or tolerance."
+                )
+            check(trajectory, stable_below)
+        return trajectory
+
+    def _solved(
+        self, task, protocol, key, axis, particles, rank, tolerance, precision, memory_limit, static, saved=None
+    ) -> tuple[Trajectory, float | None]:
+        """The record, and the rate below which descent is stable at the start; with `saved`, replica by replica."""
+        options, replicas, keep, adjoint = (static[name] for name in ("options", "replicas", "keep", "adjoint"))
         most, room = len(task.x) * (protocol.steps + 1), self._room(task, rank)
-        inputs = self._inputs(task, protocol)
+        inputs, number = self._inputs(task, protocol), 0
         while True:
             room = min(room, most)
+            grows = rank is None and room < most
             sized = self._sized(task, axis, particles, room)
             cost = march_cost(task, protocol.steps, self.depth, room, sized, options, replicas, keep, precision)
             cost.check("MLP.solve", memory_limit)
@@ -257,21 +301,25 @@ class MLP(AbstractLimit):
                 floats, small = as_float(((inputs._replace(sample_weights=weights), task.y_test), tolerance))
                 if self.activation == "relu" and not options.gated:
                     floats = without_derivative(floats, _RELU)
-                run = partial(_run, axis=sized, capacity=room, **static)
+                run: Any = partial(_run, axis=sized, capacity=room, **static)
                 run = in_precision(run, precision) if adjoint == "tape" else run
+                if saved is not None:
+                    run = partial(_run_in_pieces, axis=sized, capacity=room, saved=saved, grows=grows, **static)
+                    run = partial(run, first=number)
                 solution = run(floats, (key, small))
-                if rank is not None:
+                if solution is not None and rank is not None:
+                    run = run if saved is None else partial(run, first=number + replicas)
                     coarse = run(floats, (key, 4 * small)).curves["predictions"] - solution.curves["predictions"]
                     coarse = jnp.sqrt(jnp.mean(coarse.reshape(len(coarse), -1) ** 2, axis=1))
                     solution.extras["truncation_error"] = coarse
-            code = checks.concrete(solution.code)
-            if code != OVERFLOW or rank is not None or room == most:
+            if solution is not None and not (grows and checks.concrete(solution.code) == OVERFLOW):
                 break
-            room = 2 * room
+            room, number = 2 * room, number + replicas
 
         solution = to_host(solution)
         absent = set() if task.has_test else {"test_predictions"}
         present = lambda values: values and {name: v for name, v in values.items() if name not in absent}  # noqa: E731
+        exact = isinstance(axis, CoefficientAxis)
         trajectory = Trajectory(
             **present(solution.curves),
             kernels=solution.kernels,
@@ -288,14 +336,7 @@ class MLP(AbstractLimit):
                 ("precision", precision),
             ),
         )
-        if throw:
-            if code == OVERFLOW:
-                raise ConvergenceError(
-                    f"the march needs more than {room} basis directions; raise rank (this problem never needs more "
-                    f"than {most}) or tolerance."
-                )
-            check(trajectory, self._stable_below(protocol, solution.largest_eigenvalue))
-        return trajectory
+        return trajectory, self._stable_below(protocol, solution.largest_eigenvalue)
 
     def cost(
         self,
@@ -449,6 +490,11 @@ class _ErrorSignal:
 
 def _run(floats, rest, *, axis, **options):
     return solve_mlp(*floats, *rest, axis, **options)
+
+
+def _run_in_pieces(floats, rest, *, axis, **options):
+    key, tolerance = rest
+    return solve_in_pieces(floats, key, tolerance, axis, **options)
 
 
 def _outputs(task) -> int | None:

@@ -57,6 +57,26 @@ def solve_mlp(
     adjoint: str,
 ) -> Solution:
     """Marches every replica, and averages; `inputs.sample_weights` have an axis of replicas in front."""
+    how = {"options": options, "capacity": capacity, "keep": keep, "leading_order": leading_order, "adjoint": adjoint}
+    seen = march_replicas(inputs, key, tolerance, jnp.arange(replicas), axis, **how)
+    return average(inputs, y_test, *seen, loss=loss, keep=keep)
+
+
+def march_replicas(
+    inputs: MarchInputs,
+    key,
+    tolerance: Float[Array, ""],
+    numbers: Int[Array, " replicas"],
+    axis: AbstractFieldAxis,
+    *,
+    options: MarchOptions,
+    capacity: int,
+    keep: str | None,
+    leading_order: bool,
+    adjoint: str,
+):
+    """What is seen of the replicas with these numbers, each with an axis of replicas in front: fields by name,
+    overflow, and trained matrices."""
     if not options.lazy:
         # A traced richness may be 0. Everything is even in it, so a small one is as good, and the derivative is 0.
         small = jnp.finfo(inputs.y.dtype).eps ** 0.25
@@ -77,11 +97,16 @@ def solve_mlp(
         return found, jnp.any(jnp.stack([overflow for _, overflow, _ in several])), None
 
     # One after the other: batched thin products are several times slower on a CPU.
-    shared, over = (inputs, key, tolerance), (jnp.arange(replicas), inputs.sample_weights)
-    if replicas % device_count("samples") == 0:
-        observed, overflow, trained = spread_map(replica, over, "samples", shared=shared)
-    else:  # the particles are what is spread
-        observed, overflow, trained = jax.lax.map(lambda this: replica(this, *shared), over)
+    shared, over = (inputs, key, tolerance), (numbers, inputs.sample_weights)
+    if len(numbers) % device_count("samples") == 0:
+        return spread_map(replica, over, "samples", shared=shared)
+    # the particles are what is spread
+    return jax.lax.map(lambda this: replica(this, *shared), over)
+
+
+def average(inputs: MarchInputs, y_test: Array | None, observed, overflow, trained, *, loss, keep) -> Solution:
+    """Means over replicas, and what follows from them."""
+    replicas = len(overflow)
     if keep is not None and "ntk" in observed:
         observed |= jax.vmap(partial(diagnose, inputs))(observed)
     every = observed | losses(loss, inputs.y, y_test, observed)

@@ -21,8 +21,9 @@ from ..problems import (
     versions,
 )
 from ..problems import _checks as checks
-from ..solvers import Checkpoints, as_jax, from_leaves, gather, resumable, to_leaves
+from ..solvers import from_leaves, gather, resumable
 from ._base import AbstractNet, Ensemble
+from ._saved_record import WHOLE, save_record, saved_record
 
 
 def train(
@@ -91,14 +92,11 @@ def train(
         if saved is None:
             trajectory, final = _trained(net, members, task, protocol, key, steps, record)
         else:
-            if _WHOLE not in saved.steps():
+            if WHOLE not in saved.steps():
                 pieces = {_SAVED: saved} if _SAVED in inspect.signature(members.learn).parameters else {}
-                trajectory, final = _trained(net, members, task, protocol, key, steps, record | pieces)
-                values, about = trajectory.to_plain()
-                saved.save(_WHOLE, {"record": values, "weights": to_leaves(final)}, about, alone=True)
-            trajectory, final = _restored(saved, members.weights)
-            if jax.process_index() == 0:
-                trajectory.save(saved.path.parent / "result.nc")
+                save_record(saved, *_trained(net, members, task, protocol, key, steps, record | pieces))
+            trajectory, leaves, _ = saved_record(saved)
+            final = from_leaves(leaves, members.weights)
     if throw:
         check(trajectory)
     if not return_net:
@@ -108,7 +106,6 @@ def train(
 
 
 _SAVED = "saved"  # the argument of those `learn` that save as they go
-_WHOLE = 99_999_999  # the number of what is done, above all of what is not
 
 
 def _trained(net, members, task, protocol, key, steps, options) -> tuple[Trajectory, Any]:
@@ -137,12 +134,6 @@ def _trained(net, members, task, protocol, key, steps, options) -> tuple[Traject
         attributes=attributes,
     )
     return trajectory, final
-
-
-def _restored(saved: Checkpoints, weights) -> tuple[Trajectory, Any]:
-    whole = saved.restore(_WHOLE)
-    values = {name: as_jax(value) for name, value in whole["record"].items()}
-    return Trajectory.from_plain(values, saved.about(_WHOLE)), from_leaves(whole["weights"], weights)
 
 
 _STATIC = ("loss_convention", "attributes")

@@ -129,3 +129,45 @@ def test_other_families_are_saved_when_they_have_been_trained(tmp_path, saves):
     for _ in range(2):
         equal(lx.nets.train(nets, task, protocol, out=tmp_path), plain)
     assert len(saves.made) == 1
+
+
+def march(out, replicas=3, depth=1, **options):
+    limit, protocol = lx.limits.MLP(depth, "tanh"), lx.MinibatchSGD(0.3, batch_size=2, steps=4)
+    return limit.solve(TASK, protocol, samples=300, replicas=replicas, out=out, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, *(pytest.param(o, marks=SLOW) for o in ({"rank": 9, "depth": 2}, {"approximation": "leading_order"}))]
+)
+def test_a_march_goes_on_where_it_stopped(options, tmp_path, saves):
+    whole = march(tmp_path / "whole", **options)
+    if options:
+        same(whole.curves(), march(None, **options).curves(), rtol=1e-5, atol=1e-6)
+    steps = saves.made
+    assert len(steps) > 3
+    resumed = saves.killed(lambda: march(tmp_path / "killed", **options), 1, 1)
+    assert saves.made == steps
+    equal(resumed, whole)
+    saves.made = []
+    equal(march(tmp_path / "killed", **options), whole)
+    assert saves.made == []
+    with raises(ValueError, "was made for another configuration: replicas was 3 and is 4"):
+        march(tmp_path / "killed", replicas=4, **options)
+
+
+@SLOW
+def test_a_march_whose_bases_grow(tmp_path, saves, monkeypatch):
+    monkeypatch.setattr(lx.limits.MLP, "_room", lambda self, task, rank: 4)
+    options = {"depth": 2, "keep": None, "replicas": 2}
+    whole = march(None, **options)
+    assert dict(whole.attributes)["rank"] > 4
+    resumed = saves.killed(lambda: march(tmp_path, **options), 1, 2)
+    same(resumed.curves(), whole.curves(), rtol=1e-5, atol=1e-6)
+    assert dict(resumed.attributes) == dict(whole.attributes)
+    assert len(saves.made) == len(set(saves.made)) > 4  # replicas of the smaller bases too
+
+
+def test_what_diverges_says_so_again(tmp_path):
+    for _ in range(2):
+        with raises(lx.DivergedError, "at initialisation it is linearly stable for learning_rate < "):
+            lx.limits.MLP(1, "tanh").solve(TASK, lx.GradientDescent(50.0, steps=9), samples=100, out=tmp_path)
