@@ -46,7 +46,7 @@ from ._linear_action import LinearFluctuations, LinearNetwork, from_lower, linea
 from ._linear_optimiser import descend, linear_optimiser
 from ._march import MarchInputs, MarchOutputs, march
 from ._march_step import MarchOptions
-from ._minimise import Minimum, minimise, projected
+from ._minimise import Minimum, minimise, minimise_in_pieces, projected
 from ._mode_bins import ModeBins, exact_bins, power_law_bins
 from ._power_sums import power_sum
 from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host, without_derivative
@@ -172,6 +172,7 @@ __all__ = [
     "marchenko_pastur_nodes",
     "mean_predictions",
     "minimise",
+    "minimise_in_pieces",
     "normalised_second_moment",
     "one_point_loss",
     "one_point_losses",

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ._checkpoints import from_leaves
+
 _DECREASE = 1e-4  # of the fall that the slope promises, how much a step must bring
 _HALVINGS = 30
 _PATIENCE = 10  # iterations in a row without a new best before the search is called off
@@ -76,23 +78,96 @@ def minimise(
         *Projected Newton methods for optimization problems with simple constraints* (Bertsekas 1982); *Updating
         quasi-Newton matrices with limited storage* (Nocedal 1980).
     """
-    low, high = jnp.broadcast_to(low, x.shape).astype(x.dtype), jnp.broadcast_to(high, x.shape).astype(x.dtype)
-    value_and_gradient = jax.value_and_grad(function) if derivative == "reverse" else _pushed_forward(function)
-    rounding = 4 * jnp.finfo(x.dtype).eps
+    descent = _Descent(function, args, low, high, tolerance, max_evaluations, derivative)
+    return descent.end(jax.lax.while_loop(descent.is_unfinished, descent.iterate, descent.begin(x, memory)))
 
-    def size(x, gradient):
-        return jnp.max(jnp.abs(projected(gradient, x, low, high)))
 
-    # The start is evaluated as the first trial, of length zero, so that `function` is compiled once.
-    def iterate(now: _Search) -> _Search:
-        slope = projected(now.gradient, now.x, low, high)
+def minimise_in_pieces(
+    function: Callable[[Float[Array, " variables"], Any], Float[Array, ""]],
+    x: Float[Array, " variables"],
+    args: Any,
+    *,
+    low: Any = -jnp.inf,
+    high: Any = jnp.inf,
+    max_evaluations: int = 500,
+    tolerance: Any = 1e-8,
+    memory: int = 30,
+    derivative: Literal["reverse", "forward"] = "reverse",
+    state: list[Any] | None = None,
+    after: Callable[[Any], None],
+) -> Minimum:
+    """`minimise`, one iteration after the other. `after` gets the state of the search after each of them; where its
+    leaves are given as `state`, a later call goes on from there."""
+    problem = function, args, low, high, tolerance, max_evaluations, derivative
+    now = _begin(x, memory, *problem)
+    if state is not None:
+        now = from_leaves(state, now)
+    while bool(_is_unfinished(now, *problem)):
+        now = jax.block_until_ready(_iterate(now, *problem))
+        after(now)
+    return _end(now, *problem)
+
+
+@eqx.filter_jit
+def _begin(x, memory: int, *problem):
+    return _Descent(*problem).begin(x, memory)
+
+
+@eqx.filter_jit
+def _iterate(now, *problem):
+    return _Descent(*problem).iterate(now)
+
+
+@eqx.filter_jit
+def _is_unfinished(now, *problem):
+    return _Descent(*problem).is_unfinished(now)
+
+
+@eqx.filter_jit
+def _end(now, *problem):
+    return _Descent(*problem).end(now)
+
+
+class _Descent:
+    """The parts of a search, which one loop or another puts together."""
+
+    def __init__(self, function, args, low, high, tolerance, max_evaluations: int, derivative: str):
+        self.value_and_gradient = jax.value_and_grad(function) if derivative == "reverse" else _pushed_forward(function)
+        self.args, self.low, self.high = args, low, high
+        self.tolerance, self.max_evaluations = tolerance, max_evaluations
+
+    def box(self, x):
+        """The bounds, like `x`."""
+        return tuple(jnp.broadcast_to(bound, x.shape).astype(x.dtype) for bound in (self.low, self.high))
+
+    def slope(self, x, gradient):
+        """The projected gradient."""
+        return projected(gradient, x, *self.box(x))
+
+    def size(self, x, gradient):
+        """Its largest component."""
+        return jnp.max(jnp.abs(self.slope(x, gradient)))
+
+    def begin(self, x, memory: int) -> _Search:
+        """A search at its start, which is evaluated as the first trial, of length zero, so that the function is
+        compiled once."""
+        x, zero = jnp.clip(x, *self.box(x)), jnp.int32(0)
+        unknown = jnp.asarray(jnp.inf, x.dtype)
+        rows = jnp.zeros((memory, *x.shape), x.dtype)
+        history = jnp.full(self.max_evaluations + 1, jnp.nan, x.dtype)
+        best = jnp.stack([unknown, unknown])
+        return _Search(x, unknown, jnp.zeros_like(x), rows, rows, history, zero, zero, best, zero)
+
+    def iterate(self, now: _Search) -> _Search:
+        """One step along the quasi-Newton direction, shortened until the value falls."""
+        slope, rounding = self.slope(now.x, now.gradient), 4 * jnp.finfo(now.x.dtype).eps
         free = slope != 0
         direction = -_curvature_scaled(slope, jnp.where(free, now.steps, 0), jnp.where(free, now.turns, 0))
 
         def attempt(trial):
             length, *_, count = trial
-            x = jnp.clip(now.x + length * direction, low, high)
-            value, gradient = value_and_gradient(x, args)
+            x = jnp.clip(now.x + length * direction, *self.box(now.x))
+            value, gradient = self.value_and_gradient(x, self.args)
             return length * jnp.where(jnp.isfinite(value), 0.4, 0.1), x, value, gradient, count + 1
 
         def too_long(trial):
@@ -108,7 +183,7 @@ def minimise(
         x, value, gradient = jax.tree.map(
             lambda new, old: jnp.where(failed, old, new), (x, value, gradient), (now.x, now.value, now.gradient)
         )
-        merit = jnp.stack([value, size(x, gradient)])
+        merit = jnp.stack([value, self.size(x, gradient)])
         # after a failed line search the memory is dropped, and the next one goes down the gradient
         remember = lambda rows, row: jnp.where(failed, 0, jnp.roll(rows, 1, axis=0).at[0].set(row))  # noqa: E731
         return _Search(
@@ -124,19 +199,17 @@ def minimise(
             idle=jnp.where(jnp.any(merit < now.best), 0, now.idle + 1),
         )
 
-    def unfinished(now: _Search):
-        done = size(now.x, now.gradient) <= tolerance
-        going = ~done & jnp.isfinite(now.value) & (now.idle < _PATIENCE) & (now.evaluations < max_evaluations)
-        return (now.iteration == 0) | going
+    def is_unfinished(self, now: _Search):
+        """Whether another iteration is due."""
+        done = self.size(now.x, now.gradient) <= self.tolerance
+        fresh = (now.idle < _PATIENCE) & (now.evaluations < self.max_evaluations)
+        return (now.iteration == 0) | (~done & jnp.isfinite(now.value) & fresh)
 
-    x, zero = jnp.clip(x, low, high), jnp.int32(0)
-    unknown = jnp.asarray(jnp.inf, x.dtype)
-    rows = jnp.zeros((memory, *x.shape), x.dtype)
-    history = jnp.full(max_evaluations + 1, jnp.nan, x.dtype)
-    start = _Search(x, unknown, jnp.zeros_like(x), rows, rows, history, zero, zero, jnp.stack([unknown, unknown]), zero)
-    end = jax.lax.while_loop(unfinished, iterate, start)
-    slope = projected(end.gradient, end.x, low, high)
-    return Minimum(end.x, end.value, slope, end.history, end.evaluations, jnp.max(jnp.abs(slope)) <= tolerance)
+    def end(self, now: _Search) -> Minimum:
+        """What a search found."""
+        slope = self.slope(now.x, now.gradient)
+        converged = jnp.max(jnp.abs(slope)) <= self.tolerance
+        return Minimum(now.x, now.value, slope, now.history, now.evaluations, converged)
 
 
 def _pushed_forward(function):

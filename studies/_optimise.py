@@ -1,17 +1,30 @@
 """Optimal control through any limit: the best schedule, or the best number, by differentiating the theory."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ..problems import GradientDescent, MinibatchSGD, Trajectory, default_key, objectives
+from ..problems import (
+    GradientDescent,
+    MinibatchSGD,
+    Trajectory,
+    default_key,
+    describe,
+    objectives,
+    versions,
+    write_netcdf,
+)
 from ..problems import _checks as checks
 from ..solvers import as_float, double
 from . import _controls
 from ._benchmarks import tuned
+from ._saved_search import saved_search
 from ._search import Found, Problem, check_start, derivative_of, descend, start_at, stationarity, value_of
 
 METHODS = ("sweeps", "lbfgs")
@@ -137,6 +150,7 @@ def optimise(
     new_keys: int = 4,
     key=None,
     throw: bool = True,
+    out: str | os.PathLike | None = None,
     **options,
 ) -> Optimum:
     r"""Makes an objective small over schedules, hyperparameters or properties of the task, through the theory.
@@ -174,12 +188,16 @@ def optimise(
     - `new_keys`: under how many new keys the optimum of a theory with sampling error is evaluated again.
     - `key`: common random numbers of all evaluations.
     - `throw`: whether starts without a finite loss raise.
+    - `out`: a folder. The search is saved in `out/checkpoints` as it goes, so that the same call goes on where a killed
+      one stopped, and the result is written to `out/result.nc`. Sweeps, benchmarks and what is certified at the end
+      are each done in one piece, which is not saved before it is done, or not at all.
     - `options`: for `limit.solve`, such as `samples`.
 
     **Returns:** an `Optimum`. Where the landscape has many minima (momentum, rich full-batch training) it is one of
     them: `status` and `stationarity` say how well it is known.
 
-    **Raises:** `DivergedError` when the start diverges; `ValueError` for names, bounds or a method that do not fit.
+    **Raises:** `DivergedError` when the start diverges; `ValueError` for names, bounds or a method that do not fit, and
+    for a folder that holds something else; `OSError` where `out` cannot be written.
 
     ??? cite "Source"
         Theory of Optimal Learning Rate Schedules and Scaling Laws for a Random Feature Model, arXiv 2602.04774.
@@ -211,16 +229,37 @@ def optimise(
         "derivative": derivative_of(problem, derivative),
     }
     exact = method == "sweeps" or (method is None and not several and levels == (None,) and not floor)
-    found = _sweeps(problem, required=method == "sweeps", **search) if exact else None
-    method = "lbfgs" if found is None else "sweeps"
-    found = descend(problem, **descent, **search) if found is None else found
+
+    def about():
+        asked = {"method": method, "over": over, "count": descent["count"], "levels": levels} | search
+        asked |= {"derivative": descent["derivative"], "cross_check": checks.flag("cross_check", cross_check)}
+        where = {"starts": places, "precision": jnp.result_type(float).name, "versions": versions()}
+        return {"problem": describe(problem)} | {name: describe(value) for name, value in (asked | where).items()}
+
+    with saved_search(out, about, max_evaluations * (descent["count"] + len(levels) - 1)) as saved:
+        found = _sweeps(problem, required=method == "sweeps", saved=saved, **search) if exact else None
+        method = "lbfgs" if found is None else "sweeps"
+        found = descend(problem, **descent, **search, saved=saved) if found is None else found
+        other = None
+        if cross_check:
+            shift = 0.0 if method == "sweeps" else np.log(0.5)
+            other = descend(problem, **descent, **search, shift=shift, saved=saved)
+    problem = problem.at_resolution(levels[-1])
+    result = _optimum(problem, found, method, tolerance, benchmarks, new_keys, other)
+    if out is not None and jax.process_index() == 0:
+        write_netcdf(result.to_dataset(), Path(out) / "result.nc")
+    return result
+
+
+def _optimum(problem: Problem, found: Found, method: str, tolerance, benchmarks, new_keys: int, other) -> Optimum:
+    """What was found, and the evidence for it."""
     best = found.owners
-    trajectory = best["limit"].solve(best["task"], best["protocol"], key=problem.key, throw=False, **options)
+    trajectory = problem.solve(best["limit"], best["task"], best["protocol"])
     value = found.value
     certificates: dict[str, Any] = {"hamiltonian_residual": found.stationarity}
-    if problem.barrier or floor:
+    if problem.barrier or problem.floor:
         value = _value_at(problem, best, trajectory)
-        certificates["penalty"] = max(0.0, float(np.log(found.value / (value + floor))))
+        certificates["penalty"] = max(0.0, float(np.log(found.value / (value + problem.floor))))
     if found.starts.size > 1:
         certificates["starts"] = found.starts.tolist()
     if trajectory.sampling_error is not None and new_keys:
@@ -232,12 +271,11 @@ def optimise(
     stationary = found.stationarity <= tolerance
     sound = np.isfinite(value) and trajectory.status != "diverged"
     status = "diverged" if not sound else "converged" if stationary else "not converged"
-    if isinstance(limit, Certified):
+    if isinstance(best["limit"], Certified):
         certificates |= best["limit"].certificates(
             best["task"], best["protocol"], over=problem.fields, objective=problem.objective
         )
-    if cross_check:
-        other = descend(problem, **descent, **search, shift=0.0 if method == "sweeps" else np.log(0.5))
+    if other is not None:
         certificates["cross_check"] = other.value / found.value - 1
     compared = tuned(problem, best, benchmarks) if benchmarks else {}
     if benchmarks:
@@ -254,21 +292,22 @@ def optimise(
         at_bound={c.name: c.at_bound(getattr(best[c.owner], c.field)) for c in problem.controls},
         status=status,
         certificates=certificates,
-        problem=problem.at_resolution(levels[-1]).at(best),
+        problem=problem.at(best),
         benchmarks={name: tuned_protocol for name, (tuned_protocol, _) in compared.items()},
     )
 
 
-def _sweeps(problem: Problem, required: bool, max_evaluations, tolerance, throw) -> Found | None:
+def _sweeps(problem: Problem, required: bool, max_evaluations, tolerance, throw, saved=None) -> Found | None:
     limit, protocol, task = (problem.owners[name] for name in ("limit", "protocol", "task"))
-    try:
+
+    def sweep() -> dict[str, Any]:
         if not isinstance(limit, ExactlyControlled):
             raise NotImplementedError(f"{type(limit).__name__} does not offer them.")
         if problem.barrier:
             raise NotImplementedError("sweeps know no barrier.")
         if any(np.isfinite(control.low) for control in problem.controls):
             raise NotImplementedError("sweeps take no lower bound.")
-        sweeps = limit.coordinate_sweeps(
+        found = limit.coordinate_sweeps(
             task,
             protocol,
             over=problem.fields,
@@ -278,20 +317,28 @@ def _sweeps(problem: Problem, required: bool, max_evaluations, tolerance, throw)
             # what a sweep sees before it moves a rate is a little less than the residual that it leaves behind
             tolerance=tolerance / 20,
         )
+        named = {name: getattr(found, name) for name in ("values", "value", "history", "starts")}
+        return named | {"evaluations": np.asarray(found.cycles) + 1}
+
+    try:
+        found = (
+            {name: jax.tree.leaves(value) for name, value in sweep().items()} if saved is None else saved.once(sweep)
+        )
     except NotImplementedError as reason:
         if required:
             raise ValueError(f'method "sweeps" does not apply: {reason} Use method="lbfgs".') from None
         return None
-    check_start(sweeps.history[0], throw)
-    history = np.asarray(sweeps.history)
-    owners = _controls.with_values(problem.controls, list(sweeps.values), problem.owners)
+    value, history, starts, evaluations = (found[name][0] for name in ("value", "history", "starts", "evaluations"))
+    check_start(history[0], throw)
+    history = np.asarray(history)
+    owners = _controls.with_values(problem.controls, found["values"], problem.owners)
     return Found(
         owners=owners,
-        value=float(sweeps.value),
+        value=float(value),
         history=history[~np.isnan(history)],
         stationarity=stationarity(problem, owners),
-        evaluations=int(sweeps.cycles) + 1,
-        starts=np.asarray(sweeps.starts),
+        evaluations=int(evaluations),
+        starts=np.asarray(starts),
     )
 
 

@@ -15,6 +15,7 @@ from ..problems import _checks as checks
 from ..solvers import Minimum, double, minimise, projected, to_host
 from . import _controls
 from ._known import fold_known, unfold_known
+from ._saved_search import SavedSearch
 
 _SPREAD = 0.7  # of further starts about the first, on the scale of the search
 _FEW = 2  # controls, up to which forward mode costs less
@@ -94,8 +95,10 @@ def descend(
     tolerance: float,
     throw: bool,
     shift: float = 0.0,
+    saved: SavedSearch | None = None,
 ) -> Found:
-    """L-BFGS from every start at the first resolution, and from the best of them at the others."""
+    """L-BFGS from every start at the first resolution, and from the best of them at the others; with `saved`, one
+    iteration after the other."""
     problem = problem if derivative == "reverse" else in_forward_mode(problem)
     limits = {"max_evaluations": max_evaluations, "tolerance": np.float64(tolerance), "derivative": derivative}
     owners, reached, evaluations, history = dict(starts[0]), np.empty(0), 0, []
@@ -108,7 +111,13 @@ def descend(
                 x = jnp.stack([_controls.start(now.controls, start) for start in starts]) + shift
                 x = _scattered(now, x, count)
             low, high = _controls.box(now.controls)
-            minima = _minima(x, now.folded(), low, high, **limits)
+            bounded: dict[str, Any] = {"low": low, "high": high, **limits}
+            if saved is None:
+                minima = _minima(x, now.folded(), **bounded)
+            else:
+                each = [saved.minimise(_log_searched, start, now.folded(), **bounded) for start in x]
+                stacked: Any = [np.stack(fields) for fields in zip(*each, strict=True)]
+                minima = Minimum(*stacked)
         minima = to_host(minima)
         lowest = int(np.argmin(np.where(np.isfinite(minima.value), minima.value, np.inf)))
         best = Minimum(*(np.asarray(field)[lowest] for field in minima))
@@ -216,8 +225,8 @@ def in_forward_mode(problem: Problem) -> Problem:
 
 
 @eqx.filter_jit
-def _minima(x, problem, low, high, **limits):
-    return jax.lax.map(lambda start: minimise(_log_searched, start, problem, low=low, high=high, **limits), x)
+def _minima(x, problem, **bounded):
+    return jax.lax.map(lambda start: minimise(_log_searched, start, problem, **bounded), x)
 
 
 def _log_searched(x, problem: Problem):

@@ -2,8 +2,10 @@
 
 import jax
 import limitax as lx
+import numpy as np
 import optax
 import pytest
+import xarray
 from limitax.nets import _mlp_pieces as pieces
 
 from .helpers import raises, same, small_task
@@ -137,7 +139,8 @@ def march(out, replicas=3, depth=1, **options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, *(pytest.param(o, marks=SLOW) for o in ({"rank": 9, "depth": 2}, {"approximation": "leading_order"}))]
+    "options",
+    [{}, *(pytest.param(o, marks=SLOW) for o in ({"rank": 9, "depth": 2}, {"approximation": "leading_order"}))],
 )
 def test_a_march_goes_on_where_it_stopped(options, tmp_path, saves):
     whole = march(tmp_path / "whole", **options)
@@ -171,3 +174,35 @@ def test_what_diverges_says_so_again(tmp_path):
     for _ in range(2):
         with raises(lx.DivergedError, "at initialisation it is linearly stable for learning_rate < "):
             lx.limits.MLP(1, "tanh").solve(TASK, lx.GradientDescent(50.0, steps=9), samples=100, out=tmp_path)
+
+
+SEARCHES = {
+    "gradients": ("lbfgs", {"max_evaluations": 8}),
+    "two starts, finer and finer": ("lbfgs", {"starts": 2, "knots": (2, None), "max_evaluations": 5}),
+    "sweeps": ("sweeps", {"max_evaluations": 4, "cross_check": True}),
+}
+
+
+@pytest.mark.parametrize("name", ["gradients", *(pytest.param(name, marks=SLOW) for name in list(SEARCHES)[1:])])
+def test_a_search_goes_on_where_it_stopped(name, tmp_path, saves):
+    task, protocol = lx.tasks.power_law(30, 1.5, 2.5, 0.3), lx.OnlineSGD(0.1, steps=5)
+    method, options = SEARCHES[name]
+
+    def search(out, over="learning_rate"):
+        return lx.optimise(lx.limits.RandomFeatures(), task, protocol, over=over, method=method, out=out, **options)
+
+    plain, whole = search(None), search(tmp_path / "whole")
+    np.testing.assert_allclose(whole.history, plain.history, rtol=1e-9)
+    assert whole.evaluations == plain.evaluations
+    steps = saves.made
+    assert len(steps) > 4
+    resumed = saves.killed(lambda: search(tmp_path / "killed"), 1, 2, 1)
+    assert saves.made == steps
+    assert resumed.to_dataset().identical(whole.to_dataset())
+    assert resumed.summary() == whole.summary()
+    assert xarray.load_dataset(tmp_path / "killed" / "result.nc").equals(whole.to_dataset())
+    saves.made = []
+    assert search(tmp_path / "killed").to_dataset().identical(whole.to_dataset())
+    assert saves.made == []
+    with raises(ValueError, "was made for another configuration: problem.controls"):
+        search(tmp_path / "killed", over="batch_size")
