@@ -1,5 +1,6 @@
 """The files of a run: `figure.png`, `result.nc`, `summary.json`, each written whole or not at all."""
 
+import datetime
 import json
 import math
 import os
@@ -32,8 +33,9 @@ class Folder:
         write_netcdf(dataset, self.path / "result.nc")
 
     def summary(self, content: dict[str, Any]) -> None:
-        """Writes `summary.json` with the versions added."""
-        text = json.dumps(plain(content | {"versions": versions()}), indent=1, allow_nan=False)
+        """Writes `summary.json` with the versions and the date added."""
+        content = content | {"versions": versions(), "date": datetime.date.today().isoformat()}
+        text = json.dumps(plain(content), indent=1, allow_nan=False)
         self._replace("summary.json", lambda file: file.write_text(text + "\n"))
 
     def picture(self, draw, name: str = "figure.png") -> None:
