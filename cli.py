@@ -1,13 +1,15 @@
 """The command line: `limitax list`, `run`, `optimise`, `sweep`, `quickstart`, `doctor`."""
 
+import inspect
 import json
 import os
+import shutil
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -30,7 +32,7 @@ class List:
 
 @dataclass(frozen=True)
 class Run:
-    """Theory beside finite networks: a table, a picture, and the numbers in files."""
+    """Theory beside finite networks: a table, a picture, and the numbers in files; started again, it resumes."""
 
     name: Name
     sizes: tuple[int, ...] | None = None
@@ -50,7 +52,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Optimise:
-    """The best schedule or hyperparameter of a system, found by differentiating its theory."""
+    """The best schedule or hyperparameter of a system, by differentiating its theory; started again, it resumes."""
 
     name: Name
     over: tuple[str, ...] = ("learning_rate",)
@@ -170,22 +172,51 @@ def _run_here(command: Run, writes: bool = True) -> int:
     settings = parse_settings(command.set_)
     chosen.check(settings, full=command.full)
     folder, key = Folder(command.out) if writes else None, _key(command.seed)
-    with show_progress() if writes else nullcontext():
-        report = chosen.run(settings, full=command.full, sizes=command.sizes, seeds=command.seeds, key=key)
-    if folder is None:
-        return 0 if report.agrees else 1
+    wanted: dict[str, Any] = {"full": command.full, "sizes": command.sizes, "seeds": command.seeds, "key": key}
+    with _unfinished(command.out) as work, show_progress() if writes else nullcontext():
+        if "out" in inspect.signature(chosen.run).parameters:
+            wanted["out"] = work
+        report = chosen.run(settings, **wanted)
+        if folder is None:
+            return 0 if report.agrees else 1
+        _write_run(folder, command, chosen, settings, report)
+    chosen.show(report)
+    show_measured(chosen.measured(report))
+    print(f"figure.png, result.nc and summary.json are in {folder.path}")
+    if not report.agrees:
+        return _complain(chosen.disagreement(report), 1)
+    return 0
+
+
+def _write_run(folder, command: Run, chosen, settings, report) -> None:
     shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
     folder.dataset(report.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
     measured = chosen.measured(report)
     about = {"system": chosen.name, "paper": chosen.paper, "settings": shown}
     folder.summary(about | report.summary() | {"measured": measured or None})
     folder.picture(partial(chosen.plot, report))
-    chosen.show(report)
-    show_measured(measured)
-    print(f"figure.png, result.nc and summary.json are in {folder.path}")
-    if not report.agrees:
-        return _complain(chosen.disagreement(report), 1)
-    return 0
+
+
+@contextmanager
+def _unfinished(out: Path):
+    """The folder for what is done of a run that may be killed: the same command goes on with it. It is gone when the
+    run has come to its end, good or bad, and where nothing is in it."""
+    import jax
+
+    from .problems import ConvergenceError, DivergedError
+    from .solvers import one_run_in
+
+    work, ended = out / "unfinished", False
+    with one_run_in(work):
+        try:
+            yield work
+            ended = True
+        except (DivergedError, ConvergenceError):
+            ended = True
+            raise
+        finally:
+            if jax.process_index() == 0 and (ended or not any(work.rglob("[0-9]*.json"))):
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def _optimise(command: Optimise) -> int:
@@ -202,12 +233,13 @@ def _optimise(command: Optimise) -> int:
         settings["steps"] = command.steps
     limit, task, protocol = chosen.problem(settings, full=command.full)
     folder = Folder(command.out)
-    with show_progress(), working(f"optimising {', '.join(command.over)}"):
-        best = optimise(limit, task, protocol, over=command.over, key=_key(command.seed))
-    shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
-    folder.dataset(best.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
-    folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | best.summary())
-    folder.picture(best.plot)
+    with _unfinished(folder.path) as work:
+        with show_progress(), working(f"optimising {', '.join(command.over)}"):
+            best = optimise(limit, task, protocol, over=command.over, key=_key(command.seed), out=work)
+        shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
+        folder.dataset(best.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
+        folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | best.summary())
+        folder.picture(best.plot)
     show_optimum(best, f"{chosen.name} (arXiv {chosen.paper})")
     print(f"figure.png, result.nc and summary.json are in {folder.path}")
     return 0
@@ -244,9 +276,9 @@ def _doctor(command: Doctor) -> int:
     import jax
 
     from .limits._memory import free_memory
+    from .problems import versions
     from .studies import show_progress, track
     from .studies._doctor import checks
-    from .problems import versions
     from .studies.tables import show
 
     devices = jax.devices()

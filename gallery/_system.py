@@ -151,8 +151,11 @@ class System(AbstractSystem):
             parts[slot.owner] = replace(parts[slot.owner], slot.field, value)
         return Problem(**parts)
 
-    def run(self, settings=None, *, full: bool = False, sizes=None, seeds=None, key=None, **options) -> Comparison:
-        """Theory beside finite networks at the given settings; `options` go to `solve`, over those of the system."""
+    def run(
+        self, settings=None, *, full: bool = False, sizes=None, seeds=None, key=None, out=None, **options
+    ) -> Comparison:
+        """Theory beside finite networks at the given settings; `options` go to `solve`, over those of the system.
+        Theory and sizes that are done are saved in `out`, see `compare`."""
         limit, task, protocol = self.problem(settings, full=full)
         return compare(
             limit,
@@ -162,6 +165,7 @@ class System(AbstractSystem):
             seeds=self.seeds if seeds is None else seeds,
             key=key,
             record=self.record,
+            out=out,
             **{**self.options, **options},
         )
 
@@ -258,8 +262,12 @@ class ClosedForm(AbstractSystem):
         return self.figure(report, path)
 
 
+_PYTHON = {"True": True, "False": False, "None": None}
+
+
 def parse_settings(pairs) -> dict[str, Any]:
-    """Settings from `name=value` texts; values are JSON (numbers, true, lists), anything else is text.
+    """Settings from `name=value` texts; values are JSON (numbers, true, lists) or True, False, None as Python writes
+    them, anything else is text.
 
     **Raises:** `ValueError` for a text without a name and a value, or a name given twice.
     """
@@ -271,7 +279,7 @@ def parse_settings(pairs) -> dict[str, Any]:
         if name in settings:
             raise ValueError(f'--set gives "{name}" twice.')
         try:
-            settings[name] = json.loads(text)
+            settings[name] = _PYTHON[text] if text in _PYTHON else json.loads(text)
         except json.JSONDecodeError:
             settings[name] = text
     return settings

@@ -1,7 +1,10 @@
 """Theory beside finite networks: errors, spread, the rate of approach, and whether they agree."""
 
+import inspect
+import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -116,6 +119,7 @@ def compare(
     record: tuple[str, ...] = (),
     quantities: tuple[str, ...] | None = None,
     fluctuations: bool = False,
+    out: str | os.PathLike | None = None,
     **options,
 ) -> Comparison:
     """Solves a limit, trains finite networks of growing size, and measures how they approach it.
@@ -131,6 +135,9 @@ def compare(
     - `quantities`: names to compare; by default all that theory and networks both record.
     - `fluctuations`: whether to predict mean and spread of the runs at every size too, see `lx.fluctuations`; the
         picture then shows them. They are those of pairs of networks, which is what is trained.
+    - `out`: a folder, in which networks of every size have one of their own (`out/256`), and so has the theory if it is
+        that of `limits.MLP` (`out/theory`): what is done is saved there, and the same call goes on where a killed one
+        stopped, see `nets.train`.
     - `options`: passed on to `limit.solve`.
 
     **Returns:** a `Comparison`.
@@ -147,6 +154,9 @@ def compare(
     key = default_key(key)
     key_theory, key_nets = jax.random.split(key)
 
+    part = lambda name: {} if out is None else {"out": Path(out) / str(name)}  # noqa: E731
+    if "out" in inspect.signature(type(limit).solve).parameters:
+        options |= part("theory")
     start = time.perf_counter()
     with working("theory"):
         theory = jax.block_until_ready(limit.solve(task, protocol, key=key_theory, **options))
@@ -161,7 +171,7 @@ def compare(
     for size in track(sizes or (1,), "finite networks"):
         key_init, key_train = jax.random.split(jax.random.fold_in(key_nets, size))
         ensemble = limit.ensemble(task, size=size, seeds=seeds, key=key_init)
-        extra = dict.fromkeys(record, True)
+        extra: dict[str, Any] = dict.fromkeys(record, True) | part(size)
         runs[size] = jax.block_until_ready(nets.train(ensemble, task, protocol, key=key_train, throw=False, **extra))
         _check_runs(runs[size], size, seeds)
     seconds["finite"] = time.perf_counter() - start

@@ -1,5 +1,11 @@
 """Long single computations that are killed and started again: nothing is lost, repeated or changed."""
 
+import random
+import re
+import subprocess
+import sys
+import time
+
 import jax
 import limitax as lx
 import numpy as np
@@ -206,3 +212,53 @@ def test_a_search_goes_on_where_it_stopped(name, tmp_path, saves):
     assert saves.made == []
     with raises(ValueError, "was made for another configuration: problem.controls"):
         search(tmp_path / "killed", over="batch_size")
+
+
+LONG = """
+import sys, jax, limitax as lx
+from limitax.nets import _mlp_pieces as pieces
+from limitax.studies import show_progress
+lx.solvers._checkpoints._SHARE = 0.0
+pieces._PIECES = 40
+task = lx.tasks.sphere(samples=4, dim=5, test_samples=2)
+what, out = sys.argv[1:]
+with show_progress(lines=True):
+    if what == "training":
+        limit = lx.limits.MLP(2, "tanh")
+        nets, protocol = limit.ensemble(task, size=16, seeds=2), lx.MinibatchSGD(0.3, batch_size=2, steps=80)
+        lx.nets.train(nets, task, protocol, out=out)
+    if what == "theory":
+        limit, protocol = lx.limits.MLP(1, "tanh"), lx.GradientDescent(0.3, steps=5)
+        limit.solve(task, protocol, samples=2000, replicas=20, out=out)
+    if what == "search, at most":
+        task, protocol = lx.tasks.power_law(40, 1.5, 2.5, 0.3), lx.OnlineSGD(0.1, steps=6)
+        options = {"over": "learning_rate", "method": "lbfgs", "max_evaluations": 25}
+        lx.optimise(lx.limits.RandomFeatures(), task, protocol, out=out, **options)
+print("finished", flush=True)
+"""
+
+
+@SLOW
+@pytest.mark.parametrize("what", ["training", "theory", "search, at most"])
+def test_killed_at_a_random_moment(what, tmp_path):
+    rng = random.Random(what)
+
+    def start(out):
+        return subprocess.Popen([sys.executable, "-c", LONG, what, str(out)], stdout=subprocess.PIPE, text=True)
+
+    def done(lines):
+        return [int(found[1]) for line in lines if (found := re.fullmatch(rf"{what}: (\d+) of \d+ \w+ done.*", line))]
+
+    whole = start(tmp_path / "whole").communicate()[0].splitlines()
+    process = start(tmp_path / "killed")
+    lines = [process.stdout.readline().strip() for _ in range(rng.randint(4, 8))]
+    time.sleep(rng.uniform(0.0, 0.1))
+    process.kill()
+    killed = done([*lines, *process.communicate()[0].splitlines()])
+    resumed = start(tmp_path / "killed").communicate()[0].splitlines()
+    assert resumed[-1] == whole[-1] == "finished"
+    assert done(whole)[0] == 0
+    assert done(resumed)[0] in (killed[-1], done(whole)[len(killed)])  # what was saved, and perhaps not yet reported
+    assert done(resumed) == done(whole)[done(whole).index(done(resumed)[0]) :]
+    found = [xarray.load_dataset(tmp_path / folder / "result.nc") for folder in ("killed", "whole")]
+    assert found[0].identical(found[1])
