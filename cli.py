@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,10 @@ Set = Annotated[
 ]
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="name of a system, see `limitax list`")]
 Seed = Annotated[int, tyro.conf.arg(help="number of the random key")]
+Distributed = Annotated[
+    bool, tyro.conf.arg(help="be one of several processes (of SLURM, Open MPI, Kubernetes, a TPU slice) that share it")
+]
+Timeout = Annotated[int, tyro.conf.arg(help="with --distributed: seconds after which a silent process counts as dead")]
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,8 @@ class Run:
     """The settings of the paper's figure."""
     out: Out = Path("out")
     seed: Seed = 0
-    distributed: bool = False
-    """Run as one of several processes (of SLURM, Open MPI, Kubernetes, a TPU slice) that share the networks' seeds."""
-    timeout: int = 100
-    """With --distributed: seconds after which a silent process counts as dead."""
+    distributed: Distributed = False
+    timeout: Timeout = 100
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Sweep:
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="a TOML file, see docs/sweeps.md")]
     out: Out = Path("out")
+    distributed: Distributed = False
+    timeout: Timeout = 100
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,25 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command and exits: 0 done and in agreement, 1 theory and networks disagree, 2 bad input, 3 diverged,
     4 another process of the same job was lost."""
     command = tyro.cli(Command, prog="limitax", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    if getattr(command, "distributed", False):
+        from .solvers import in_child
+
+        code = in_child(_exit_with, _joined, command)
+        if code < 0:
+            _complain(
+                f"this process was ended by signal {-code}, as JAX does when another process of the job is lost. "
+                "Nothing half-written is left; start the job again.",
+                4,
+            )
+        sys.exit(4 if code < 0 else code)
+    _exit_with(_COMMANDS[type(command)], command)
+
+
+def _exit_with(work: Callable[[Any], int], command: Any) -> None:
     from .problems import ConvergenceError, DivergedError
 
     try:
-        code = _COMMANDS[type(command)](command)
+        code = work(command)
     except (DivergedError, ConvergenceError) as error:
         code = _complain(error, 3)
     except (ValueError, TypeError, MemoryError, OSError, ImportError) as error:
@@ -143,9 +163,7 @@ def _list(command: List) -> int:
     return 0
 
 
-def _run(command: Run) -> int:
-    if not command.distributed:
-        return _run_here(command)
+def _joined(command: Run | Sweep) -> int:
     import jax
 
     from .problems import _checks as checks
@@ -153,16 +171,20 @@ def _run(command: Run) -> int:
 
     number = join_processes(checks.integer("timeout", command.timeout))
     try:
-        with devices(axis="seeds"):
-            return _run_here(command, writes=number == 0)
+        with devices(axis="seeds" if isinstance(command, Run) else "sweep"):
+            return _COMMANDS[type(command)](command, writes=number == 0)
     except jax.errors.JaxRuntimeError as error:
-        _complain(f"process {number} cannot go on, perhaps for the end of another: {first_line(error)}", 4)
+        _complain(
+            f"process {number} cannot go on, perhaps for the end of another: {first_line(error)}. Nothing half-written "
+            "is left; start the job again.",
+            4,
+        )
         sys.stderr.flush()
         # the usual end of a process would wait for the one that is lost
         os._exit(4)
 
 
-def _run_here(command: Run, writes: bool = True) -> int:
+def _run(command: Run, writes: bool = True) -> int:
     from .gallery import parse_settings, system
     from .studies import show_progress
     from .studies.results import Folder
@@ -245,7 +267,7 @@ def _optimise(command: Optimise) -> int:
     return 0
 
 
-def _sweep(command: Sweep) -> int:
+def _sweep(command: Sweep, writes: bool = True) -> int:
     from .gallery import system
     from .studies import plot_sweep, read_sweep_file, show_progress, sweep, sweep_summary
     from .studies.results import Folder
@@ -253,10 +275,12 @@ def _sweep(command: Sweep) -> int:
     asked = read_sweep_file(command.file)
     chosen = system(asked.system)
     limit, task, protocol = chosen.problem(asked.settings, full=asked.full)
-    folder, options = Folder(command.out), {**getattr(chosen, "options", {}), **asked.solve}
+    folder, options = Folder(command.out) if writes else None, {**getattr(chosen, "options", {}), **asked.solve}
     work = {"record": asked.record, "chunk": asked.chunk, "key": _key(asked.seed), **options}
-    with show_progress(lines=True):
-        dataset = sweep(limit, task, protocol, asked.grid, out=folder.path, **work)
+    with show_progress(lines=True) if writes else nullcontext():
+        dataset = sweep(limit, task, protocol, asked.grid, out=command.out, **work)
+    if folder is None:
+        return 0
     shown = chosen.settings | (dict(chosen.full) if asked.full else {}) | asked.settings
     about = {"system": chosen.name, "paper": chosen.paper, "settings": shown}
     folder.dataset(dataset, **about)
@@ -298,7 +322,7 @@ def _doctor(command: Doctor) -> int:
     return _complain(f"these checks fail: {', '.join(failed)}", 1) if failed else 0
 
 
-_COMMANDS = {
+_COMMANDS: dict[type, Callable[..., int]] = {
     List: _list,
     Run: _run,
     Optimise: _optimise,

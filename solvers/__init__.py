@@ -50,7 +50,7 @@ from ._minimise import Minimum, minimise, minimise_in_pieces, projected
 from ._mode_bins import ModeBins, exact_bins, power_law_bins
 from ._power_sums import power_sum
 from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host, without_derivative
-from ._processes import first_line, join_processes
+from ._processes import first_line, in_child, join_processes
 from ._progress import counting, show_progress, track, working
 from ._quadratic_moments import (
     DescentDrive,
@@ -156,6 +156,7 @@ __all__ = [
     "from_lower",
     "gather",
     "gaussian_grid",
+    "in_child",
     "in_precision",
     "initial_units",
     "integrate",

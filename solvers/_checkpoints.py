@@ -116,6 +116,8 @@ class Checkpoints:
             for other in set(self.steps()) - {step}:
                 self._seal(other).unlink()
                 shutil.rmtree(self._folder(other), ignore_errors=True)
+        if jax.process_count() > 1:  # nobody reads before the first has sealed
+            multihost_utils.sync_global_devices(f"limitax checkpoint {step}")
         self._saved_at = time.monotonic()
         self._seconds = self._saved_at - start
 

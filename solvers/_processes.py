@@ -1,6 +1,38 @@
 """Several processes that are one job, by JAX's own runtime."""
 
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
 import jax
+
+
+def in_child(function: Callable[..., Any], *arguments: Any) -> int:
+    """Runs a function of a module in a process of its own, and returns the code with which that ends, the negative
+    number of a signal for one that a signal ended.
+
+    JAX ends a process at once, and from within, when another one of its job is lost; who waits here outlives that, and
+    can say so. If this process is killed, so is the other.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=_beside_parent, args=(function, arguments))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _beside_parent(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_it():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+    function(*arguments)
 
 
 def join_processes(timeout: int = 100) -> int:

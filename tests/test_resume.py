@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 import xarray
+from limitax import cli
 from limitax.nets import _mlp_pieces as pieces
 
 from .helpers import raises, same, small_task
@@ -262,3 +263,45 @@ def test_killed_at_a_random_moment(what, tmp_path):
     assert done(resumed) == done(whole)[done(whole).index(done(resumed)[0]) :]
     found = [xarray.load_dataset(tmp_path / folder / "result.nc") for folder in ("killed", "whole")]
     assert found[0].identical(found[1])
+
+
+def command(capsys, out, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*arguments, "--out", str(out)])
+    return stopped.value.code, capsys.readouterr().err
+
+
+COMMANDS = {
+    "run": ["run", "linear-mlp", "--sizes", "8", "16", "--seeds", "2", "--set", "steps=2"],
+    "optimise": ["optimise", "linear-mlp", "--over", "richness", "--set", "steps=2"],
+}
+
+
+@SLOW
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_go_on_where_they_stopped(name, capsys, tmp_path, saves, monkeypatch):
+    monkeypatch.setattr(pieces, "_PIECES", 1)
+    arguments = COMMANDS[name]
+    with lx.solvers.one_run_in(tmp_path / "unfinished"):
+        code, said = command(capsys, tmp_path, *arguments)
+    assert code == 2
+    assert f"another run is at work in {tmp_path / 'unfinished'}" in said
+    command(capsys, tmp_path / "whole", *arguments)
+    steps = saves.made
+    assert saves.killed(lambda: command(capsys, tmp_path, *arguments), 2)[0] in (0, 1)
+    assert saves.made == steps
+    assert {"figure.png", "result.nc", "summary.json", "whole"} == {path.name for path in tmp_path.iterdir()}
+    found = [xarray.load_dataset(folder / "result.nc") for folder in (tmp_path, tmp_path / "whole")]
+    assert found[0].identical(found[1])
+
+
+@SLOW
+def test_an_unfinished_run_is_not_overwritten(capsys, tmp_path, saves):
+    saves.left = 1
+    with pytest.raises(Stopped):
+        command(capsys, tmp_path, *COMMANDS["run"])
+    saves.left = None
+    code, said = command(capsys, tmp_path, *COMMANDS["run"], "--seed", "1")
+    assert code == 2
+    assert "unfinished/theory/checkpoints was made for another configuration: key was" in said
+    assert (tmp_path / "unfinished" / "theory").exists()
