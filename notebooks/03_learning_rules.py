@@ -82,9 +82,9 @@ print(f"correlation 1 against backpropagation: {same[1]:.1e} after one step, {sa
 # %% [markdown]
 # ## The picture
 #
-# Backpropagation turns the features most, the two alignments follow, and gated linear networks fit the labels with gates
-# that never move. Error-modulated Hebbian learning strengthens what is active while the error lasts, and turns the
-# features away from the labels.
+# Backpropagation turns the features most, the two alignments follow, and gated linear networks fit the labels through
+# gates that never move. Error-modulated Hebbian learning strengthens what is active while the error lasts, and turns
+# the features away from the labels.
 
 # %%
 colours = plt.cm.viridis(np.linspace(0, 0.85, len(rules)))
