@@ -46,16 +46,38 @@ def plot_sweep(dataset, path=None):
         if final.ndim == 2:
             ax.legend(frameon=False, fontsize=7, title=str(dims[0]).replace("_", " "), title_fontsize=7)
     else:
-        from matplotlib.colors import LogNorm
-
         y, y_scale = _places(ax, "y", dataset, str(dims[0]))
-        mesh = ax.pcolormesh(x, y, final, norm=LogNorm() if log else None, cmap="viridis_r", shading="nearest")
-        fig.colorbar(mesh, ax=ax, label=label)
+        start = dataset[name].values[..., 0]
+        _map(ax, x, y, final, np.nanmax(start), label, log)
         ax.set_yscale(y_scale)
     ax.set_xscale(x_scale)
     if path is not None:
         fig.savefig(path)
     return fig
+
+
+def _map(ax, x, y, final: np.ndarray, start: float, label: str, log: bool) -> None:
+    """The final losses `[y, x]` by colour, those above the loss at the `start` alike; a cross at the least."""
+    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.patches import Patch
+
+    finite = final[np.isfinite(final)]
+    low, high = (finite.min(), min(finite.max(), max(start, finite.min()))) if finite.size else (0.0, 1.0)
+    norm = LogNorm(low, high) if log and low < high else Normalize(low, high)
+    mesh = ax.pcolormesh(x, y, final, norm=norm, cmap="viridis_r", shading="nearest")
+    above = finite.size and finite.max() > high
+    bar = ax.figure.colorbar(mesh, ax=ax, extend="max" if above else "neither")
+    size = ax.xaxis.label.get_size()
+    bar.set_label(label, size=size)
+    bar.ax.tick_params(labelsize=ax.xaxis.get_ticklabels()[0].get_size())
+    if finite.size:
+        i, j = np.unravel_index(np.nanargmin(final), final.shape)
+        ax.plot(x[j], y[i], "x", color="black", ms=6, mew=1.5, label="least")
+    ax.set_facecolor("0.9")
+    handles, _ = ax.get_legend_handles_labels()
+    if finite.size < final.size:
+        handles.append(Patch(facecolor="0.9", label="no solution to be trusted"))
+    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=7)
 
 
 def _least(values: np.ndarray, axis: int) -> np.ndarray:

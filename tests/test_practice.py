@@ -284,6 +284,25 @@ def test_fuzzed_files_are_read_or_refused(part, inner, value):
     assert isinstance(result, lx.GradientDescent) or result.startswith(refused)
 
 
+WHOLE_FILE = json.dumps(record_of()).encode()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    start=st.integers(0, len(WHOLE_FILE)), length=st.integers(0, 20), new=st.binary(max_size=6) | st.just(b"[" * 9999)
+)
+def test_damaged_files_are_read_or_refused(start, length, new):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s.json"
+        path.write_bytes(WHOLE_FILE[:start] + new + WHOLE_FILE[start + length :])
+        try:
+            result = lx.schedules.load(path)
+        except ValueError as error:
+            result = str(error)
+    refused = f"{path} is not a schedule saved by limitax: "
+    assert isinstance(result, lx.GradientDescent) or result.startswith(refused)
+
+
 # --- flax ------------------------------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,21 @@ def test_diverged_points_stay_in_the_record():
     assert curves.diverged_step[1] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["learning_rate", "richness"])
+def test_minibatches_of_a_march(name):
+    limit, task, protocol = lx.limits.MLP(1, "tanh"), small_task(3, 3, 1), lx.MinibatchSGD(0.3, batch_size=2, steps=3)
+    options = {"samples": 200, "replicas": 2}
+    curves = lx.sweep(limit, task, protocol, {name: [0.2, 0.7]}, **options)
+    for i, value in enumerate([0.2, 0.7]):
+        one = lx.limits.MLP(1, "tanh", value) if name == "richness" else limit
+        steps = lx.MinibatchSGD(value, batch_size=2, steps=3) if name == "learning_rate" else protocol
+        theory = one.solve(task, steps, **options)
+        np.testing.assert_allclose(curves.train_loss[i], theory.train_loss, rtol=1e-5)
+    with raises(TypeError, "batch_size must be known beforehand"):
+        lx.sweep(limit, task, protocol, {"batch_size": [1.0, 2.0]}, **options)
+
+
 def test_static_values_have_programs_of_their_own():
     rows = [(0.1, 0.0), (0.2, 0.5)]
     grid = {("learning_rate", "momentum"): rows, "steps": [2, 4]}

@@ -209,6 +209,27 @@ def test_pictures_and_summaries():
     assert json.dumps(summary["status"])
 
 
+def test_maps(tmp_path):
+    rates, noises = np.geomspace(0.01, 3, 12), np.linspace(0, 1, 9)
+    task, protocol = lx.tasks.power_law(10, 1.5, 2.5, 0.3), lx.OnlineSGD(0.05, steps=20)
+    data = lx.sweep(lx.limits.RandomFeatures(), task, protocol, {"learning_rate": rates, "noise": noises})
+    assert set(data.status.values.ravel()) == {"converged", "diverged"}
+    for map_of in (
+        data,
+        data.isel(learning_rate=slice(0, 9)),
+        data.isel(learning_rate=slice(-1, None)).isel(noise=slice(0, 1)),
+    ):
+        ax, *bars = plot_sweep(map_of, tmp_path / "map.png").axes
+        assert (tmp_path / "map.png").exists()
+        if bars:
+            legend = [text.get_text() for text in ax.get_legend().get_texts()]
+            assert legend == ["least", "no solution to be trusted"][: 1 + ("diverged" in map_of.status)]
+            _, final = final_losses(map_of)
+            limits = ax.collections[0].get_clim()
+            assert limits[0] == np.nanmin(final)
+            assert limits[1] <= max(data.test_loss[..., 0].max(), limits[0])
+
+
 def test_documented_example_is_toml():
     text = read_sweep_file.__doc__.split("```")[1].removeprefix("toml")
     tomllib.loads("\n".join(line.strip() for line in text.splitlines()))
