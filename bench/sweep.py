@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..limits import DeepLinear, RandomFeatures
+from .. import nets
+from ..limits import MLP, DeepLinear, RandomFeatures
 from ..problems import GradientDescent, OnlineSGD, tasks
 from ..solvers import Checkpoints
 from ..studies import _sweep
@@ -23,12 +24,12 @@ def rows(quick: bool = False) -> list[dict[str, Any]]:
     steps, points = (100, 64) if quick else (1000, 256)
     recursion = RandomFeatures(), tasks.power_law(10**6, 1.5, 2.5, 1.0), OnlineSGD(0.05, steps=steps)
     descent = DeepLinear(2, 1.0, 2.0), tasks.isotropic(2.0, 0.3), GradientDescent(0.05, steps=20 if quick else 100)
-    slow = RandomFeatures(), tasks.power_law(10**12, 1.5, 2.5, 1.0), OnlineSGD(0.05, steps=steps * 20)
+    slow = RandomFeatures(), tasks.power_law(10**12, 1.5, 2.5, 1.0), OnlineSGD(0.05, steps=steps * 10)
     return [
         _against_a_loop(*recursion, points),
         _against_a_loop(*descent, points),
-        _checkpoints(*recursion, points),
-        _checkpoints(*slow, points),
+        _checkpoints(*slow, points, chunks=16 if quick else 64),
+        _saved_training(quick),
     ]
 
 
@@ -54,37 +55,65 @@ def _against_a_loop(limit, task, protocol, points: int) -> dict[str, Any]:
     }
 
 
-def _checkpoints(limit, task, protocol, points: int) -> dict[str, Any]:
-    """Seconds that saving takes over all of a sweep. They go by the number of chunks, whatever it took to compute
-    these: a sweep of long solves pays less."""
+def _checkpoints(limit, task, protocol, points: int, chunks: int) -> dict[str, Any]:
+    """Seconds that saving takes over all of a sweep of many chunks."""
     rates = np.geomspace(0.005, 0.05, points)
     with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as folder:
-        _go(limit, task, protocol, rates[:_CHUNKS], out=warm)
+        _go(limit, task, protocol, rates[: points // chunks], chunks=1, out=warm)
         start = time.perf_counter()
-        spent = _seconds(Checkpoints, "save", lambda: _go(limit, task, protocol, rates, out=folder))
+        spent = _seconds(Checkpoints, "save", lambda: _go(limit, task, protocol, rates, chunks=chunks, out=folder))
         whole = time.perf_counter() - start
     return {
         "what": "saving over the whole sweep",
         "limit": type(limit).__name__,
         "points": points,
+        "chunks": chunks,
         "steps": protocol.steps,
         "ratio": sum(spent) / whole,
-        "seconds_a_chunk": float(np.median(spent)),
+        "saves": len(spent),
+        "seconds_a_save": float(np.median(spent)),
         "seconds": whole,
     }
 
 
-def _go(limit, task, protocol, rates, **options):
-    return _sweep.sweep(limit, task, protocol, {"learning_rate": rates}, chunk=len(rates) // _CHUNKS, **options)
+def _saved_training(quick: bool) -> dict[str, Any]:
+    """Seconds that saving takes over all of one long training, which is timed without it too; both are compiled."""
+    task = tasks.sphere(samples=20, dim=20)
+    limit, protocol = MLP(2, "tanh"), GradientDescent(0.05, steps=100 if quick else 6_000)
+    net = limit.ensemble(task, size=256, seeds=8)
+    with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as folder:
+        nets.train(net, task, protocol, out=warm)
+        nets.train(net, task, protocol)
+        start = time.perf_counter()
+        nets.train(net, task, protocol).train_loss.block_until_ready()
+        plain = time.perf_counter() - start
+        start = time.perf_counter()
+        spent = _seconds(Checkpoints, "save", lambda: nets.train(net, task, protocol, out=folder))
+        whole = time.perf_counter() - start
+    return {
+        "what": "saving over the whole training",
+        "seeds": net.seeds,
+        "width": 256,
+        "steps": protocol.steps,
+        "ratio": sum(spent) / whole,
+        "saves": len(spent),
+        "seconds_a_save": float(np.median(spent)),
+        "seconds": whole,
+        "seconds_without": plain,
+    }
+
+
+def _go(limit, task, protocol, rates, chunks: int = _CHUNKS, **options):
+    return _sweep.sweep(limit, task, protocol, {"learning_rate": rates}, chunk=len(rates) // chunks, **options)
 
 
 def _seconds(owner: Any, name: str, work) -> list[float]:
     """What every call of a function takes while some work is done."""
     function, spent = getattr(owner, name), []
 
-    def timed(*args):
+    def timed(*args, **options):
         start = time.perf_counter()
-        result = function(*args)
+        result = function(*args, **options)
         spent.append(time.perf_counter() - start)
         return result
 
