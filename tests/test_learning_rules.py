@@ -9,7 +9,8 @@ import limitax as lx
 import numpy as np
 import pytest
 from limitax.limits import MLP
-from limitax.tests.helpers import raises
+
+from .helpers import raises
 
 KEY = jax.random.key(1)
 TASK = lx.tasks.sphere(KEY, samples=3, dim=5, test_samples=2)
