@@ -59,7 +59,7 @@ from ._base import AbstractLimit
 from ._memory import Cost
 from ._mlp_cost import march_cost
 from ._mlp_pieces import solve_in_pieces
-from ._mlp_solution import solve_mlp
+from ._mlp_solution import record, solve_mlp
 from ._spectrum import Spectrum, check_layer, missing, spiked_spectrum
 
 APPROXIMATIONS = ("static_kernel", "gradient_independence", "leading_order")
@@ -317,25 +317,14 @@ class MLP(AbstractLimit):
             room, number = 2 * room, number + replicas
 
         solution = to_host(solution)
-        absent = set() if task.has_test else {"test_predictions"}
-        present = lambda values: values and {name: v for name, v in values.items() if name not in absent}  # noqa: E731
-        exact = isinstance(axis, CoefficientAxis)
-        trajectory = Trajectory(
-            **present(solution.curves),
-            kernels=solution.kernels,
-            sampling_error=present(solution.error),
-            extras=solution.extras | solution.trained,
-            status_code=solution.code,
-            diverged_step=solution.diverged,
-            loss_convention=loss_name(self.loss),
-            attributes=(
-                ("key", key_name(key)),
-                ("samples", None if exact else particles * replicas),
-                ("replicas", replicas),
-                ("rank", room),
-                ("precision", precision),
-            ),
+        attributes = (
+            ("key", key_name(key)),
+            ("samples", None if isinstance(axis, CoefficientAxis) else particles * replicas),
+            ("replicas", replicas),
+            ("rank", room),
+            ("precision", precision),
         )
+        trajectory = record(solution, task.has_test, loss_name(self.loss), attributes)
         return trajectory, self._stable_below(protocol, solution.largest_eigenvalue)
 
     def cost(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ..nets._losses import sample_losses
-from ..problems import CONVERGED, DIVERGED, OVERFLOW, first_divergence
+from ..problems import CONVERGED, DIVERGED, OVERFLOW, Trajectory, first_divergence
 from ..solvers import (
     HIGHEST,
     AbstractFieldAxis,
@@ -134,6 +134,22 @@ def average(inputs: MarchInputs, y_test: Array | None, observed, overflow, train
     kernels = {(kind, l): K for kind, l in kernels for K in take((f"{kind}_{l}",)).values()}
     matrices = {} if trained is None else trained_matrices(trained)
     return Solution(curves, kernels, mean, error, code, diverged, largest, matrices)
+
+
+def record(solution: Solution, has_test: bool, convention: str, attributes) -> Trajectory:
+    """The solution as a trajectory, without what there is only for a test side."""
+    absent = set() if has_test else {"test_predictions"}
+    present = lambda values: values and {name: v for name, v in values.items() if name not in absent}  # noqa: E731
+    return Trajectory(
+        **present(solution.curves),
+        kernels=solution.kernels,
+        sampling_error=present(solution.error),
+        extras=solution.extras | solution.trained,
+        status_code=solution.code,
+        diverged_step=solution.diverged,
+        loss_convention=convention,
+        attributes=attributes,
+    )
 
 
 def _observe(inputs: MarchInputs, key, tolerance, *, axis, options: MarchOptions, capacity, keep, adjoint):
