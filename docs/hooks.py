@@ -14,7 +14,7 @@ from mkdocs.structure.files import File
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-GUIDES = ("conventions", "numerics", "control", "practice", "sweeps", "devices", "jobs")
+GUIDES = ("conventions", "numerics", "control", "practice", "sweeps", "resuming", "devices", "jobs")
 THEORIES = ("mlp",)  # pages that several systems share
 REFERENCE = {
     "limitax": "Studies",
