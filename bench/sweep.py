@@ -16,19 +16,16 @@ from ..solvers import Checkpoints
 from ..studies import _sweep
 from ._clock import print_rows
 
-_CHUNKS = 4
-
 
 def rows(quick: bool = False) -> list[dict[str, Any]]:
     """The measurements, one dictionary a row."""
-    steps, points = (100, 64) if quick else (1000, 256)
+    steps, points = (100 if quick else 1000), 256
     recursion = RandomFeatures(), tasks.power_law(10**6, 1.5, 2.5, 1.0), OnlineSGD(0.05, steps=steps)
     descent = DeepLinear(2, 1.0, 2.0), tasks.isotropic(2.0, 0.3), GradientDescent(0.05, steps=20 if quick else 100)
-    slow = RandomFeatures(), tasks.power_law(10**12, 1.5, 2.5, 1.0), OnlineSGD(0.05, steps=steps * 10)
     return [
         _against_a_loop(*recursion, points),
         _against_a_loop(*descent, points),
-        _checkpoints(*slow, points, chunks=16 if quick else 64),
+        _checkpoints(*descent, points if quick else 6 * points, chunks=16 if quick else 384),
         _saved_training(quick),
     ]
 
@@ -36,17 +33,19 @@ def rows(quick: bool = False) -> list[dict[str, Any]]:
 def _against_a_loop(limit, task, protocol, points: int) -> dict[str, Any]:
     """Points a second of a sweep over those of a loop of solves, all compiled; and what the sweep takes to compile."""
     rates = np.geomspace(0.005, 0.05, points)
-    first, *others = _seconds(_sweep, "_compute", lambda: _go(limit, task, protocol, rates))
+    work = lambda: _sweep.sweep(limit, task, protocol, {"learning_rate": rates})  # noqa: E731
+    first, *others = _seconds(_sweep, "_compute", work)
     each = [type(protocol)(rate, steps=protocol.steps) for rate in rates]
     limit.solve(task, each[0])  # compiles
     start = time.perf_counter()
     for one in each:
         limit.solve(task, one)
-    alone, together = (time.perf_counter() - start) / points, float(np.median(others)) / (points / _CHUNKS)
+    alone, together = (time.perf_counter() - start) / points, float(np.median(others)) / points * (1 + len(others))
     return {
         "what": "points a second, sweep over loop",
         "limit": type(limit).__name__,
         "points": points,
+        "chunks": 1 + len(others),
         "steps": protocol.steps,
         "ratio": alone / together,
         "sweep_points_per_second": 1 / together,
@@ -103,7 +102,7 @@ def _saved_training(quick: bool) -> dict[str, Any]:
     }
 
 
-def _go(limit, task, protocol, rates, chunks: int = _CHUNKS, **options):
+def _go(limit, task, protocol, rates, chunks: int, **options):
     return _sweep.sweep(limit, task, protocol, {"learning_rate": rates}, chunk=len(rates) // chunks, **options)
 
 

@@ -23,6 +23,8 @@ from ..solvers import Checkpoints, as_float, counting, device_count, double, gat
 from ._grid import Grid, Group, grid_of
 
 _TOGETHER = 64  # points on one device: more are no faster, and are lost together when a run is killed
+_IN_CACHE = 20 * 2**20  # bytes of the points together on a processor, which is up to twice as slow with many more
+_FEW = 4  # points that are faster together than alone whatever their size
 _LOSSES = ("train_loss", "test_loss")
 _STATUS = ("status_code", "diverged_step")
 _UNKNOWN_NUMBERS = (
@@ -206,7 +208,10 @@ def _chunk(grid: Grid, programs: list[_Program], options: dict[str, Any], memory
             continue
         cost = owners["limit"].cost(owners["task"], owners["protocol"], **options)
         cost.check(f"{type(owners['limit']).__name__}.solve", memory_limit)
-        most = min(most, max(1, int(free / max(cost.bytes, 1))))
+        each = max(cost.bytes, 1)
+        if jax.default_backend() == "cpu":
+            most = min(most, max(_FEW, int(_IN_CACHE / each)))
+        most = min(most, max(1, int(free / each)))
     largest = max(len(program.points) for program in programs)
     chunks = -(-largest // (most * devices))
     return -(-largest // (chunks * devices)) * devices
@@ -227,9 +232,9 @@ def _solve(pieces, chunk: int, key, saved: Checkpoints | None, grid: Grid):
     missing, number = set(range(len(pieces))), 0
     if saved:
         for step in saved.steps():
-            for i, result in saved.restore(step).items():
-                missing.remove(int(i))
-                yield *pieces[int(i)], result
+            for i, result in _apart(saved.restore(step), saved.about(step), pieces):
+                missing.remove(i)
+                yield *pieces[i], result
             number = step + 1
     pending = {}
     with counting(grid.size, grid.size - sum(len(pieces[i][1]) for i in missing), "sweep") as advance:
@@ -240,9 +245,30 @@ def _solve(pieces, chunk: int, key, saved: Checkpoints | None, grid: Grid):
             if saved and not (saved.is_due() or i == max(missing)):
                 continue
             if saved:
-                saved.save(number, {str(one): result for one, result in pending.items()})
+                saved.save(number, *_together(pending, pieces))
             advance(sum(len(pieces[one][1]) for one in pending))
             number, pending = number + 1, {}
+
+
+def _together(results: dict[int, dict[str, np.ndarray]], pieces) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """The results of some pieces in few arrays, as saving goes by their number; and which pieces are in which."""
+    numbers: dict[str, list[int]] = {}
+    first = {}
+    for i in results:
+        numbers.setdefault(first.setdefault(id(pieces[i][0]), str(i)), []).append(i)
+    joined = {
+        name: {array: np.concatenate([results[i][array] for i in inside]) for array in results[inside[0]]}
+        for name, inside in numbers.items()
+    }
+    return joined, numbers
+
+
+def _apart(joined: dict[str, Any], numbers: dict[str, list[int]], pieces):
+    """The pieces that `_together` has put together."""
+    for name, inside in numbers.items():
+        ends = np.cumsum([len(pieces[i][1]) for i in inside])
+        for i, end in zip(inside, ends, strict=True):
+            yield i, {array: value[end - len(pieces[i][1]) : end] for array, value in joined[name].items()}
 
 
 def _compute(program: _Program, points: np.ndarray, chunk: int, key, grid: Grid) -> dict[str, np.ndarray]:
