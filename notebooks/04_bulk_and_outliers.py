@@ -20,8 +20,8 @@
 import os
 
 import limitax as lx
+import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 full = os.environ.get("FULL") == "1"
 
@@ -62,7 +62,7 @@ for parameterization in ("mup", "ntk"):
 # ## The picture
 
 # %%
-fig = Figure(figsize=(11, 3.2), layout="constrained")
+fig = plt.figure(figsize=(11, 3.2), layout="constrained")
 histogram, growth, outliers = fig.subplots(1, 3)
 x = np.linspace(1e-3, 1.05 * spectrum.outliers[-1, 0], 400)
 bins = np.linspace(0, x[-1], 40)
@@ -82,3 +82,4 @@ outliers.set(xlabel="step", ylabel="outlier above the bulk", ylim=(-0.02, 0.9))
 for ax, columns in ((histogram, 1), (growth, 1), (outliers, 2)):
     ax.legend(frameon=False, fontsize=7, ncols=columns)
 fig.savefig("bulk_and_outliers.png", dpi=150)
+plt.show()

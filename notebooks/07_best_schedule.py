@@ -20,8 +20,8 @@
 import os
 
 import limitax as lx
+import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 full = os.environ.get("FULL") == "1"
 
@@ -74,7 +74,7 @@ print(f"diverged: {proof.diverged}")
 
 # %%
 lx.schedules.save(best.protocol, "best_schedule.json")
-fig = Figure(figsize=(11, 3.2), layout="constrained")
+fig = plt.figure(figsize=(11, 3.2), layout="constrained")
 rates, weights, losses = fig.subplots(1, 3)
 for (name, protocol), style in zip({"optimal": best.protocol, "linear": linear}.items(), ("k-", "k--"), strict=True):
     rates.semilogy(protocol.learning_rate, style, label=name)
@@ -91,3 +91,4 @@ losses.set(xlabel="step", ylabel="test loss")
 for ax in (rates, weights, losses):
     ax.legend(frameon=False, fontsize=8)
 fig.savefig("best_schedule.png", dpi=150)
+plt.show()

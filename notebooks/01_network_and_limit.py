@@ -20,8 +20,8 @@ import os
 
 import jax
 import limitax as lx
+import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 full = os.environ.get("FULL") == "1"
 key = jax.random.key(0)
@@ -63,7 +63,7 @@ def alignment(trajectory):
 
 
 static = lazy.solve(task, protocol, key=key, samples=samples)
-fig = Figure(figsize=(8, 3.2), layout="constrained")
+fig = plt.figure(figsize=(8, 3.2), layout="constrained")
 left, right = fig.subplots(1, 2)
 for trajectory, style, label in ((report.theory, "-", "richness 2"), (static, "--", "lazy")):
     left.semilogy(trajectory.test_loss, "k" + style, label=label)
@@ -72,3 +72,4 @@ left.set(xlabel="step", ylabel="test loss")
 right.set(xlabel="step", ylabel="alignment of the last kernel with the target")
 left.legend()
 fig.savefig("network_and_limit.png", dpi=150)
+plt.show()
