@@ -229,10 +229,10 @@ def test_resumes_and_repeats_nothing(plain, tmp_path, computed, monkeypatch, eve
 
     save = lx.solvers.Checkpoints.save
 
-    def stop(self, step, tree):
+    def stop(self, step, *tree):
         if step == 2:
             raise Stopped
-        save(self, step, tree)
+        save(self, step, *tree)
 
     monkeypatch.setattr(lx.solvers.Checkpoints, "save", stop)
     with pytest.raises(Stopped):
@@ -335,8 +335,8 @@ def looked_at(tree):
     losses = tree["test_loss"].sharding
     layouts.append([len(losses.device_set), [name for name in losses.spec]])
     return gather(tree)
-def stop(self, step, tree):
-    save(self, step, tree)
+def stop(self, step, *tree):
+    save(self, step, *tree)
     sys.exit(print(json.dumps(layouts)))
 sweeps.gather, lx.solvers.Checkpoints.save = looked_at, stop
 task, protocol = lx.tasks.power_law(40, 1.5, 2.5, 0.3), lx.OnlineSGD(0.05, 0.3, steps=6)
