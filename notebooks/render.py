@@ -8,6 +8,7 @@ them all, if a cell raises or warns, or if a page has no picture or is too large
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +17,6 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
@@ -39,9 +39,11 @@ def execute(path: Path) -> nbformat.NotebookNode:
     """The notebook with its outputs. What it saves goes to a folder of its own, which is removed."""
     notebook = jupytext.read(path)
     with tempfile.TemporaryDirectory() as folder:
-        manager = AsyncKernelManager(kernel_name="python3", transport="ipc")  # no port that others could listen at
-        client = NotebookClient(notebook, km=manager, timeout=LONGEST, resources={"metadata": {"path": folder}})
-        return client.execute()
+        client = NotebookClient(
+            notebook, timeout=LONGEST, kernel_name="python3", resources={"metadata": {"path": folder}}
+        )
+        # Cells' own output is in the notebook; what is left is the kernel's advice on how it is connected.
+        return client.execute(stderr=subprocess.DEVNULL)
 
 
 def faults(notebook: nbformat.NotebookNode, page: str) -> list[str]:
