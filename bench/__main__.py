@@ -1,4 +1,4 @@
-"""The whole table of ratios: `python -m limitax.bench [NAME ...] [--quick] [--out bench.json]`."""
+"""The whole table of ratios: `python -m limitax.bench [NAME ...] [--quick] [--repeats 2] [--out bench.json]`."""
 
 import argparse
 import datetime
@@ -15,6 +15,7 @@ import jax
 
 from ..studies.results import plain, versions
 from ._clock import line
+from ._record import compare, into, merged, read
 
 
 def names() -> list[str]:
@@ -36,20 +37,21 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run(chosen: list[str], quick: bool = False) -> dict[str, Any]:
+def run(chosen: list[str], quick: bool = False, repeats: int = 1) -> dict[str, Any]:
     """Runs and prints the chosen benchmarks; their rows by name, with date, machine and versions."""
     result = {"date": datetime.date.today().isoformat(), "quick": quick, "machine": machine(), "versions": versions()}
-    rows, seconds = {}, {}
-    for name in chosen:
-        print(f"== {name}", flush=True)
-        start = time.perf_counter()
-        rows[name] = []
-        for row in importlib.import_module(f".{name}", __package__).rows(quick):
-            print(line(row), flush=True)
-            rows[name].append(row)
-        seconds[name] = time.perf_counter() - start
-        jax.clear_caches()
-    return result | {"seconds": seconds, "rows": rows}
+    tables, start = [], time.perf_counter()
+    for _ in range(repeats):
+        rows: dict[str, list] = {}
+        for name in chosen:
+            print(f"== {name}", flush=True)
+            rows[name] = []
+            for row in importlib.import_module(f".{name}", __package__).rows(quick):
+                print(line(row), flush=True)
+                rows[name].append(row)
+            jax.clear_caches()
+        tables.append(rows)
+    return result | {"repeats": repeats, "seconds": time.perf_counter() - start, "rows": merged(tables)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -57,15 +59,28 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m limitax.bench", description="Ratios measured in one process.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(names())}; default all")
     parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="how often all is measured; medians and spreads are kept"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="file for the table")
+    parser.add_argument("--against", type=Path, help="an earlier table, printed as factors beside the new one")
+    parser.add_argument("--readme", type=Path, help="only write the headlines of the table --out into this page")
     given = parser.parse_args(arguments)
     unknown = [name for name in given.names if name not in names()]
     if unknown:
         parser.error(f'name "{unknown[0]}" is unknown; one of: {", ".join(names())}.')
+    if given.repeats < 1:
+        parser.error(f"repeats must be at least 1; it is {given.repeats}.")
+    if given.readme:
+        given.readme.write_text(into(given.readme.read_text(), read(given.out)))
+        return
+    record = read(given.against) if given.against else None
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    found = run(given.names or names(), given.quick)
+    found = run(given.names or names(), given.quick, given.repeats)
     given.out.write_text(json.dumps(plain(found), indent=1, allow_nan=False) + "\n")
     print(f"the table is in {given.out}")
+    if record:
+        print("new over recorded:", *compare(record, found), sep="\n")
 
 
 def _processor() -> str:

@@ -46,7 +46,7 @@ def _width(width: int) -> dict[str, Any]:
         net = limits.MLP(2, "tanh").finite(task, size=width)
         weights = jax.tree.map(lambda w: w[None, None], net.weights)
         keys = jax.random.split(jax.random.key(0), 1)
-        text = run.lower(weights, None, net.design, task, protocol, keys, 5, (), 0).compile().compiled.as_text()
+        text = run.lower(weights, None, keys, net.design, task, protocol, 5, (), 0).compile().compiled.as_text()
     said = _bytes_a_step(text)
     return {"what": f"width {width} on {_FORCED}", "bytes a step": said, "over those of n^2": said / (4 * width**2)}
 

@@ -1,0 +1,97 @@
+"""A recorded table of ratios: repeats of it in one, its headline rows in the README, and a new run beside it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._clock import line
+
+BEGIN, END = "<!-- benchmarks: written by python -m limitax.bench --readme -->", "<!-- end of benchmarks -->"
+
+# Benchmark, entries of the row, the entry that is shown, and what it says.
+HEADLINES = (
+    ("recursion", {"what": "gradient over forward", "adjoint": "blocked", "momentum": False}, "ratio",
+     "gradient of a final loss in 20 000 learning rates, over the solution itself"),
+    ("scaling_laws", {"what": "plain scan over ours"}, "gradient_ratio",
+     "the same gradient by a plain JAX scan over 2000 modes, over ours on bins"),
+    ("deep_linear", {"what": "gradient over forward", "adjoint": "tape"}, "ratio",
+     "gradient of a deep linear theory in everything, 100 steps, over its solution"),
+    ("march", {"what": "gradient over forward", "adjoint": "tape"}, "ratio",
+     "gradient of a wide tanh perceptron's limit, over its solution"),
+    ("outer_iterations", {"what": "usual way over march at equal error"}, "ratio",
+     "damped outer iterations over the causal march, at equal error"),
+    ("sweep", {"what": "points a second, sweep over loop"}, "ratio",
+     "points a second of `lx.sweep`, over a loop of `solve`"),
+)  # fmt: skip
+
+
+def merged(tables: list[dict[str, list[dict]]]) -> dict[str, list[dict]]:
+    """Medians of the numbers of several tables, and in `spread` by how much they differ: half of the range over the
+    median, of every entry that is a floating-point number."""
+    found = {}
+    for name, first in tables[0].items():
+        found[name] = []
+        for index, row in enumerate(first):
+            numbers = {
+                key: np.array([table[name][index][key] for table in tables])
+                for key, value in row.items()
+                if isinstance(value, float)
+            }
+            medians = {key: float(np.median(values)) for key, values in numbers.items()}
+            spread = {
+                key: float(np.ptp(values) / 2 / abs(np.median(values)))
+                for key, values in numbers.items()
+                if len(tables) > 1 and np.median(values) != 0
+            }
+            found[name].append(row | medians | ({"spread": spread} if spread else {}))
+    return found
+
+
+def headlines(record: dict[str, Any]) -> str:
+    """The README's rows: those that the record has."""
+    lines = ["| measured as a ratio in one process | |", "|---|---|"]
+    for name, wanted, entry, text in HEADLINES:
+        rows = [row for row in record["rows"].get(name, []) if wanted.items() <= row.items()]
+        if rows:
+            lines.append(f"| {text} | {rows[-1][entry]:.2g} |")
+    machine = record["machine"]
+    made = f"{record['date']}, {machine['cores']} cores ({machine['processor']}), jax {record['versions']['jax']}"
+    return "\n".join([*lines, "", f"*{made}. The whole table: `python -m limitax.bench`.*"])
+
+
+def into(text: str, record: dict[str, Any]) -> str:
+    """A page with its block of headlines written anew."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no block between {BEGIN} and {END}.")
+    return f"{before}{BEGIN}\n\n{headlines(record)}\n\n{END}{after}"
+
+
+def compare(record: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Rows of a new run beside those of a record, as factors between the two."""
+    found = []
+    for name, rows in new["rows"].items():
+        for row, known in zip(rows, record["rows"].get(name, []), strict=False):
+            if row.get("what") == known.get("what"):
+                factors = {
+                    key: value / known[key]
+                    for key, value in row.items()
+                    if isinstance(value, float) and isinstance(known.get(key), float) and known[key]
+                }
+                stated = {f"stated spread of {key}": value for key, value in known.get("spread", {}).items()}
+                found.append(f"{name}: {line({'what': row['what']} | factors | stated)}")
+    return found
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record. **Raises:** `ValueError` where the file is none."""
+    try:
+        record = json.loads(path.read_text())
+        if isinstance(record["rows"], dict) and isinstance(record["machine"], dict):
+            return record
+    except (KeyError, TypeError, json.JSONDecodeError):
+        pass
+    raise ValueError(f"{path} is no table of benchmarks.")
