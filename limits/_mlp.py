@@ -212,12 +212,12 @@ class MLP(AbstractLimit):
         $\langle \tilde g^l \tilde g^l\rangle$, where $\tilde g^l$ is what the rule has in place of
         $g^l = \gamma_0 N\,\partial f/\partial h^l$, and with several outputs $\sum_k \Delta_k \tilde g^l_k$.
 
-        Unless `keep` is `None`, `extras` hold, for one output, the tangent kernel `ntk`
+        Unless `keep` is `None`, `extras` hold the tangent kernel `ntk`
         `[steps + 1, samples, samples]`, $df/d\tau = \frac1P K\Delta$, not symmetric unless the rule is a gradient; its
         `sharpness`, the largest eigenvalue of $K/P$ (for the half mean square, and a rule that is a gradient, that of
-        the Gauss-Newton matrix); for targets `[samples]` its `alignment` $y^TKy/|y|^2|K|_F$, and those of Phi as
-        `alignment_l`. Several outputs share one kernel in the lazy limit: there `ntk` is $K\otimes 1$,
-        `[steps + 1, samples, outputs, samples, outputs]`, and `sharpness` that of $K$. There are always
+        the Gauss-Newton matrix); its `alignment` $y^TKy/|y|^2|K|_F$, and those of Phi, for several outputs of
+        $\Phi\otimes 1$, as `alignment_l`. Of several outputs `ntk` is `[steps + 1, samples, outputs, samples, outputs]`
+        (in the lazy limit $K\otimes 1$, with one kernel for all). There are always
         `directions_l` `[steps + 1, 2]`, how many the bases of $W^l$ held, forward and backward (means over replicas),
         and the trained hidden weights for `spectrum`. With `densities`, `density_l` `[steps + 1, bins]` of $h^l$ on
         `nets.PREACTIVATION_EDGES`.
@@ -418,7 +418,8 @@ class MLP(AbstractLimit):
         return 5 * (self.depth + 1) * len(task.x) if rank is None else checks.integer("rank", rank)
 
     def _sized(self, task, axis, particles: int, room: int) -> AbstractFieldAxis:
-        slots = max(room + len(task.x), _outputs(task) or 1)
+        outputs = _outputs(task) or 1
+        slots = room + len(task.x) * (1 if outputs == 1 else 1 + outputs)
         return axis.sized(particles, slots, feedback=_FEEDBACK[type(self.rule)] != "transported")
 
     def _options(self, task, approximation, keep, densities, test_batch) -> MarchOptions:
@@ -436,7 +437,7 @@ class MLP(AbstractLimit):
             responses=approximation != "gradient_independence",
             fields=keep == "all",
             weights=keep is not None and approximation != "leading_order",
-            gradients=lazy or (_outputs(task) or 1) == 1,
+            gradients=lazy or (_outputs(task) or 1) == 1 or keep is not None,
             density_edges=tuple(PREACTIVATION_EDGES) if densities else None,
             test_batch=test_batch if task.has_test and test_batch < len(task.x_test) else None,
         )

@@ -29,9 +29,12 @@ def march_cost(
     tests = len(task.x_test) if task.has_test else 0
     at_once = min(tests, options.test_batch or tests)
     columns = outputs if options.lazy else 1
-    tangent = 2.0 * T * (P * outputs) ** 2 if options.gradients and outputs > 1 else 0.0  # with its error
+    several = options.gradients and outputs > 1
+    each = several and not options.lazy  # fields of every output are sent back beside those that train
+    tangent = T * (P * outputs) ** 2 * (2.0 + each * (depth + 2) * held) if several else 0.0  # with its error
     buffers = (10 if options.feedback == "frozen" else 8) * hidden * slots
     fields = buffers + (8 + 2 * columns) * (P + at_once) * depth + 2 * T * P * options.fields
+    fields += each * 8 * P * outputs
     needs = {
         "kernels": (2.0 * depth * (held + 1) * pairs + tangent) * word if keep else 0.0,
         "fields": float(fields * size * word),
@@ -44,6 +47,7 @@ def march_cost(
     }
     # Products of fields: a hidden weight meets 14 with the basis in training, and 4 of test points; 16 among samples.
     products = hidden * slots * (14 * P + 4 * tests) + depth * 16 * P**2
+    products += each * P * outputs * (hidden * (4 * slots + 4 * P * (outputs + 1)) + P * outputs)
     recorded = 2 * (T * P) ** 2 * (axis.size + hidden * slots) if keep == "all" else 0
     flops = 2.0 * replicas * (T * products * axis.size + recorded)
     return Cost(needs, flops, remedies, f"steps={steps}, {P} data samples")

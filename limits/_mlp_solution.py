@@ -124,10 +124,8 @@ def average(inputs: MarchInputs, y_test: Array | None, observed, overflow, train
     if keep is None:
         mean.pop("ntk", None)
     elif "ntk" in mean and inputs.y.ndim == 2:
-        # All outputs have one kernel; nothing above needs the large one.
-        one = jnp.eye(inputs.y.shape[1], dtype=mean["ntk"].dtype)[:, None, :]
         for values in (mean, error or {}):
-            values |= {"ntk": values["ntk"][:, :, None, :, None] * one} if values else {}
+            values |= {"ntk": _between_outputs(values["ntk"], *inputs.y.shape)} if values else {}
     take = lambda names: {name: mean.pop(name) for name in names if name in mean}  # noqa: E731
     curves = take(("predictions", "test_predictions", "train_loss", "test_loss"))
     kernels = [(kind, l) for kind in ("Phi", "G") for l in range(1, len(inputs.init_scale))]
@@ -164,7 +162,7 @@ def _observe(inputs: MarchInputs, key, tolerance, *, axis, options: MarchOptions
         found |= by_layer("Phi", out.Phi.equal_time) | by_layer("G", out.G.equal_time)
     if out.gradients is not None:
         found |= {"ntk": tangent_kernel(inputs, out.Phi.equal_time, out.gradients)}
-        if keep is not None and inputs.y.ndim == 1:
+        if keep is not None:
             found |= by_layer("alignment", kernel_alignment(out.Phi.equal_time, inputs.y))
     if keep is not None:
         found |= by_layer("directions", out.directions)
@@ -173,15 +171,20 @@ def _observe(inputs: MarchInputs, key, tolerance, *, axis, options: MarchOptions
     return found, out.overflow, out.trained
 
 
+def _between_outputs(K, samples: int, outputs: int) -> Float[Array, "time samples outputs samples outputs"]:
+    if K.shape[-1] == samples:  # all outputs have one kernel; nothing else needs the large one
+        return K[:, :, None, :, None] * jnp.eye(outputs, dtype=K.dtype)[:, None, :]
+    return K.reshape(-1, samples, outputs, samples, outputs)
+
+
 def diagnose(inputs: MarchInputs, observed) -> dict[str, Array]:
-    """Sharpness of the tangent kernel, and its alignment with the targets of one output."""
-    K = observed["ntk"]
+    """Sharpness of the tangent kernel, and its alignment with the targets."""
+    K, y = observed["ntk"], inputs.y
     K = (K + K.swapaxes(1, 2)) / 2
     # The derivative of an eigenvalue needs its vector only; that of the vector is singular where eigenvalues meet.
     top = jnp.linalg.eigh(jax.lax.stop_gradient(K))[1][..., -1]
-    sharpness = jnp.einsum("tm,tmn,tn->t", top, K, top, precision=HIGHEST) / K.shape[1]
-    aligned = {"alignment": kernel_alignment(K, inputs.y)} if inputs.y.ndim == 1 else {}
-    return aligned | {"sharpness": sharpness}
+    sharpness = jnp.einsum("tm,tmn,tn->t", top, K, top, precision=HIGHEST) / len(y)
+    return {"alignment": kernel_alignment(K, y if K.shape[1] == len(y) else y.ravel()), "sharpness": sharpness}
 
 
 def trained_matrices(trained) -> dict[str, Array]:
@@ -218,15 +221,19 @@ def two_time_kernels(out, kind: str, axis) -> list[Float[Array, "time time sampl
     return [*tables, end] if kind == "Phi" else [end, *tables]
 
 
-def tangent_kernel(inputs: MarchInputs, Phi, G) -> Float[Array, "time samples samples"]:
+def tangent_kernel(inputs: MarchInputs, Phi, G) -> Float[Array, "time rows rows"]:
     r"""$K = \sum_{l=0}^{L} r_l G^{l+1}\Phi^l$, and $\sum_{l=1}^{L} r_{l-1} G^l$ with biases; $\Phi^0 = x\cdot x/D$,
     $G^{L+1} = 1$.
 
-    `Phi` and `G` are `[time, depth, samples, samples]`; G is the kernel of gradients with what trains in their place.
+    `Phi` and `G` are `[time, depth, samples, samples]`; G is the kernel of gradients with what trains in their place,
+    or that of samples and outputs, and then so is the result, with $\delta$ between outputs in the readout's term.
     """
     biased = (inputs.bias_scale > 0).astype(Phi.dtype)
     start = jax.lax.dot(inputs.x, inputs.x.T, precision=HIGHEST) / inputs.x.shape[1]
     below = jnp.concatenate([jnp.broadcast_to(start, Phi[:, :1].shape), Phi], axis=1)
     rate = jnp.ones(len(inputs.init_scale)) if inputs.rate_scale is None else inputs.rate_scale
     rate = rate[:, None, None]
-    return jnp.sum(rate[:-1] * G * (below[:, :-1] + biased), axis=1) + rate[-1] * below[:, -1]
+    outputs = G.shape[-1] // below.shape[-1]
+    fill = lambda K: jnp.repeat(jnp.repeat(K, outputs, axis=-2), outputs, axis=-1) if outputs > 1 else K  # noqa: E731
+    readout = below[:, -1] if outputs == 1 else jnp.kron(below[:, -1], jnp.eye(outputs, dtype=G.dtype))
+    return jnp.sum(rate[:-1] * G * fill(below[:, :-1] + biased), axis=1) + rate[-1] * readout

@@ -137,14 +137,13 @@ class MLP(AbstractNet):
             + r_L\Phi^L_{\mu\nu}.$$
 
         - `alignment`: $y^TKy/(|y|^2|K|_F)$ of its symmetric part as `alignment` `[time]`, and the same of
-          $\Phi^l$ as `alignment_l`.
+          $\Phi^l$, for several outputs of $\Phi^l\otimes 1$, as `alignment_l`.
         - `sharpness`: the largest Gauss-Newton eigenvalue of the half mean square, that of $K/P$, as `sharpness`
           `[time]`; for rules that follow a gradient.
         - `densities`: the density of preactivations $h^l$ over units and training samples as `density_l`
           `[time, bins]`, on 60 equal bins from -6 to 6; what lies outside is not shown.
 
-        Of several outputs the tangent kernel is `[time, samples, outputs, samples, outputs]`; the alignment is that of
-        networks with one output, targets `[samples]`.
+        Of several outputs the tangent kernel is `[time, samples, outputs, samples, outputs]`.
         """
         asked = {
             "kernels": kernels,
@@ -179,7 +178,7 @@ class MLP(AbstractNet):
         """For inputs `[samples, dim]`: the activations of every layer and the fields that teach it, whose averages are
         the kernels of `learn`, each `[samples, width]`. Targets `y` are for those that depend on them: several
         outputs, and `Hebb`."""
-        if y is None and (self._outputs is not None or isinstance(self.design.rule, Hebb)):
+        if y is None and ((self._outputs or 1) > 1 or isinstance(self.design.rule, Hebb)):
             raise ValueError("y is needed for what teaches several outputs, or by the rule Hebb; none was given.")
         return fields(self.weights, self.design, x, fixed_arrays(self.fixed, self.weights.readout.dtype), y)
 
@@ -201,10 +200,6 @@ class MLP(AbstractNet):
         check_targets(self.design.loss, task.y)
 
     def _check_record(self, recorded, task):
-        if "alignment" in recorded and task.y.ndim == 2:
-            raise ValueError(
-                f"alignment is recorded of networks with one output, y of shape [samples]; its shape is {task.y.shape}."
-            )
         if "sharpness" in recorded:
             if not is_trained_by_gradient(self.design.rule):
                 raise TypeError(

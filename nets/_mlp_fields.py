@@ -84,7 +84,7 @@ def backward(rule: AbstractRule, design, weights: MLPWeights, fixed: tuple, laye
 def recorded_backward(rule: AbstractRule, design, weights: MLPWeights, fixed: tuple, layers: Layers, errors):
     r"""The fields whose averages are the kernels G: $\tilde g^l$ of one output, $\sum_k\Delta_k\tilde g^l_k$ of
     several."""
-    sent = jnp.ones_like(errors) if errors.ndim == 1 else errors
+    sent = jnp.ones_like(errors) if errors.size == len(errors) else errors
     return backward(rule, design, weights, fixed, layers, errors, sent)
 
 

@@ -144,7 +144,7 @@ def _observe(weights, design, fixed, task, outputs, recorded) -> dict[str, Any]:
         if "ntk" in recorded:
             row["ntk"] = ntk
         if "alignment" in recorded:
-            row["alignment"] = kernel_alignment(ntk, y)
+            row["alignment"] = kernel_alignment(ntk.reshape(y.size, y.size), y.ravel())
             for l, phi in enumerate(layers.activations, start=1):
                 row[f"alignment_{l}"] = kernel_alignment(mlp.average(phi, phi), y)
         if "sharpness" in recorded:

@@ -23,6 +23,8 @@ ROLES = {
     "readout": True,
     "feedback": True,  # of the frozen matrices that carry errors back, and of what they take for the readout
     "feedback_readout": True,
+    "output": True,  # of what single outputs send back, beside what trains
+    "output_feedback": True,
 }
 
 
@@ -140,6 +142,7 @@ class CoefficientAxis(AbstractFieldAxis):
 
     def gaussians(self, drawn, role, slots):
         group = {"input": 0, "forward": 0, "backward": 1, "readout": 1, "feedback": 2, "feedback_readout": 2}
+        group |= {"output": 1, "output_feedback": 2}
         start = {role: g * (self.size // self.groups) for role, g in group.items()} | {"bias": self.size - 1}
         if role not in start:
             return jnp.zeros((drawn, self.size))

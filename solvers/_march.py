@@ -42,14 +42,15 @@ class TrainedMatrices(NamedTuple):
 class MarchOutputs(NamedTuple):
     r"""What the march returns; time is 0..steps, and row t is the state before update t.
 
-    Predictions have a last axis of outputs if the targets do. With several outputs `G` is of $\sum_k \Delta_k g_k$.
+    Predictions have a last axis of outputs if the targets do. With several outputs `G` is of $\sum_k \Delta_k g_k$,
+    and `gradients`, unless lazy, between all pairs of samples and outputs.
     """
 
     predictions: Float[Array, "time samples *outputs"]
     test_predictions: Float[Array, "time tests *outputs"]
     Phi: Fields
     G: Fields
-    gradients: Float[Array, "time depth samples samples"] | None
+    gradients: Float[Array, "time depth rows rows"] | None
     densities: Float[Array, "time depth bins"] | None
     directions: Float[Array, "time depth-1 2"]  # how many, forward and backward
     overflow: Bool[Array, ""]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._march_basis import Directions, dot, outside, project, reveal
+from ._march_basis import Directions, Expansion, dot, gram_schmidt, outside, project, reveal
 from ._march_network import HiddenWeight, linearised, own_gaussians
 
 
@@ -44,7 +44,7 @@ class Moment:
         self.static, self.options, self.axis = static, static.options, static.axis
         self.params, self.start, self.key, self.history = params, params.start, key, history
         self.weights, self.decay = state.weights, state.weights.decay
-        self.depth, self.hidden = static.depth, range(static.depth - 1)
+        self.depth, self.hidden, self.time = static.depth, range(static.depth - 1), step
         counts = jax.lax.stop_gradient(state.counts)
         self.at = counts.astype(int)
         alive = lambda count: (jnp.arange(static.slots) < count).astype(params.y.dtype)  # noqa: E731
@@ -105,30 +105,72 @@ class Moment:
 
     def feedback(self, up: Forward, errors: Float[Array, "samples outputs"]) -> Backward:
         """What the rule sends back, from the readout to the first layer."""
-        rule, correlation = self.options.feedback, self.params.correlation
-        factor = up.phi if rule == "hebbian" else up.slope
-        if rule == "transported":
-            z = dot(errors, self.readout)
-        elif rule == "frozen":
-            start = self.start.readout[:1] if self.options.lazy else self.start.readout
-            z = dot(errors, correlation * start + jnp.sqrt(1 - correlation**2) * self.carriers[0])
-        else:
-            z = errors if rule == "hebbian" else dot(errors, self.carriers[-1])
-        out = Backward([factor[-1] * z], [], [], [])
+        factor = up.phi if self.options.feedback == "hebbian" else up.slope
+        out = Backward([factor[-1] * self._from_readout(errors)], [], [], [])
         for b in reversed(self.hidden):
             R, new, born = self.reveal(out.g[0], b, 1)
-            through = out.g[0], R, new, up.new[b], self.axis
-            if rule == "transported":
-                z = self.matrices[b].backward(*through)
-            elif rule == "frozen":
-                z = self.matrices[b].frozen(*through, correlation)
-            else:
-                z = errors if rule == "hebbian" else dot(errors, self.carriers[b])
-            out.g.insert(0, factor[b] * z)
+            out.g.insert(0, factor[b] * self._sent_back(b, out.g[0], R, new, up.new[b], errors))
             out.rows.insert(0, R.row(self.at[b, 1]))
             out.new.insert(0, new)
             out.born.insert(0, born)
         return out
+
+    def _from_readout(self, errors):
+        rule, correlation = self.options.feedback, self.params.correlation
+        if rule == "transported":
+            return dot(errors, self.readout)
+        if rule == "frozen":
+            start = self.start.readout[:1] if self.options.lazy else self.start.readout
+            return dot(errors, correlation * start + jnp.sqrt(1 - correlation**2) * self.carriers[0])
+        return errors if rule == "hebbian" else dot(errors, self.carriers[-1])
+
+    def _sent_back(self, b: int, field, R, new, below, errors):
+        """What reaches the layer below a hidden weight."""
+        rule, through = self.options.feedback, (field, R, new, below, self.axis)
+        if rule == "transported":
+            return self.matrices[b].backward(*through)
+        if rule == "frozen":
+            return self.matrices[b].frozen(*through, self.params.correlation)
+        return errors if rule == "hebbian" else dot(errors, self.carriers[b])
+
+    def by_output(self, up: Forward, down: Backward) -> Float[Array, "depth rows rows"]:
+        """Kernels of the gradient of each output with what the rule sends back for each; rows are samples and outputs.
+
+        Directions that these fields have beside the basis go with Gaussians of their own, which nothing else sees.
+        """
+        samples, outputs = self.static.samples, self.static.outputs
+        one = jnp.tile(jnp.eye(outputs, dtype=self.readout.dtype), (samples, 1))
+        roles = ("output", "output_feedback")[: self.static.noises[1]]
+        blocks = [(role, b + 1, len(one)) for b in self.hidden for role in roles]
+        drawn = iter(self.axis.draw(self.key, self.time, blocks) if blocks else [])
+        slots = self.static.slots + jnp.arange(len(one))
+        slopes = [jnp.repeat(slope, outputs, axis=0) for slope in up.slope]
+        exact = self.options.feedback == "transported"
+
+        taught, true = slopes[-1] * self._from_readout(one), slopes[-1] * dot(one, self.readout)
+        kernels = [self.axis.inner(true, taught)]
+        for b in reversed(self.hidden):
+            fresh = [self.axis.gaussians(next(drawn), role, slots) for role in roles]
+            R, new = self._beside(taught, b, down.new[b], fresh)
+            sent = self._sent_back(b, taught, R, new, up.new[b], one)
+            if not exact:
+                R = project(true, self.history[b].backward, new, self.live[b][1], self.axis)
+                true = slopes[b] * self.matrices[b].backward(true, R, new, up.new[b], self.axis)
+            taught = slopes[b] * sent
+            true = taught if exact else true
+            kernels.insert(0, self.axis.inner(true, taught))
+        return jnp.stack(kernels)
+
+    def _beside(self, field, b: int, new: Directions, fresh) -> tuple[Expansion, Directions]:
+        """The whole expansion of a field, in the basis, the directions of this step, and others beside them."""
+        known = self.history[b].backward
+        R = project(field, known, new, self.live[b][1], self.axis)
+        rest = field - dot(R.old, known.hat) - dot(R.new, new.hat)
+        floor = self.params.tolerance * self.axis.square(field)
+        lower, inverse, _ = gram_schmidt(self.axis.inner(rest, rest), floor)
+        own = Directions(dot(inverse, rest), *fresh)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), new, own)
+        return Expansion(R.old, jnp.concatenate([R.new, lower], axis=1)), both
 
     def gradient(self, slopes, up: Forward, down: Backward) -> Gradient:
         """The gradient of the output at any rows, of which `slopes` are the derivatives of the activations."""

@@ -29,8 +29,8 @@ class MarchOptions(NamedTuple):
     - `responses`: whether a matrix knows its transpose; without, forward and backward Gaussians are independent.
     - `fields`: also return what kernels at unequal times are made of.
     - `weights`: also return the trained part of every hidden weight.
-    - `gradients`: also return the kernels of the true gradient with what `feedback` makes of it, for one output
-        (in the lazy limit one stands for all).
+    - `gradients`: also return the kernels of the true gradient with what `feedback` makes of it; those of several
+        outputs between each of them (in the lazy limit one stands for all).
     - `density_edges`: also return densities of preactivations on these bins.
     - `test_batch`: test points that are held at once; all by default.
     """
@@ -93,7 +93,7 @@ class Row(NamedTuple):
     test_predictions: Float[Array, "tests outputs"]
     Phi: Fields
     G: Fields
-    gradients: Float[Array, "depth samples samples"] | None
+    gradients: Float[Array, "depth rows rows"] | None
     densities: Float[Array, "depth bins"] | None
     counts: Float[Array, "depth-1 2"]
     trained: tuple | None  # decay and trained hidden weights
@@ -202,7 +202,9 @@ class MarchStep(NamedTuple):
         Phi = Fields(jnp.stack([*map(product, up.rows), axis.inner(up.phi[-1], up.phi[-1])]), None, None)
         G = Fields(jnp.stack([axis.inner(down.g[0], down.g[0]), *map(product, down.rows)]), None, None)
         crossed = densities = kept = None
-        if options.gradients:
+        if options.gradients and self.outputs > 1 and not lazy:
+            crossed = now.by_output(up, down)
+        elif options.gradients:
             crossed = G.equal_time
             if not exact:
                 true = now.gradient(up.slope, up, down) if true is None else true

@@ -65,12 +65,11 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_networks_approach_the_limit(name):
     limit, task, protocol = RULES[name]
-    one = task.y.ndim == 1
     options = {"replicas": 64} if name == "mean over batches" else {"samples": 40_000}
-    record = ("kernels", "ntk") if one else ("kernels",)
+    record = ("kernels", "ntk", "alignment")
     report = lx.compare(limit, task, protocol, sizes=(64, 128, 256), seeds=32, key=KEY, record=record, **options)
     print(report.summary())
-    expected = {"predictions", "test_predictions", "train_loss", "Phi_1", "G_1"} | ({"ntk"} if one else set())
+    expected = {"predictions", "test_predictions", "train_loss", "Phi_1", "G_1", "ntk", "alignment"}
     assert expected <= set(report.errors)
     assert {q: a for q, a in report.agreement.items() if a > 3} == {}
     if name != "mean over batches":

@@ -449,11 +449,6 @@ def trained(design, task, outputs=None, **record):
             "cross_entropy needs targets y of at least 0, such as probabilities; one is -",
         ),
         (
-            lambda: trained(limit(), outputs_task(2), 2, alignment=True),
-            ValueError,
-            "alignment is recorded of networks with one output, y of shape [samples]; its shape is (4, 2).",
-        ),
-        (
             lambda: trained(limit("direct"), TASK, sharpness=True),
             TypeError,
             "sharpness is recorded of rules that follow a gradient, Backpropagation and GatedLinear; this rule is "
