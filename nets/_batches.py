@@ -15,7 +15,9 @@ def whole_batch_size(protocol) -> int:
     """
     sizes = checks.concrete(protocol.batch_size)
     if sizes is None:
-        raise TypeError("batch_size must be known beforehand, as it fixes the shape of a batch; it cannot be traced or swept here.")
+        raise TypeError(
+            "batch_size must be known beforehand, as it fixes the shape of a batch; it cannot be traced or swept here."
+        )
     fractional = sizes != np.round(sizes)
     if np.any(fractional):
         step = int(np.argmax(fractional))
