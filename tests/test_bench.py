@@ -1,10 +1,14 @@
 """The benchmarks' command line; what they measure is no test."""
 
 import json
+from pathlib import Path
 
 import pytest
 from limitax.bench import ensemble
 from limitax.bench.__main__ import main, names
+from limitax.bench._record import HEADLINES, headlines, into, read
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_every_benchmark_is_known():
@@ -27,3 +31,29 @@ def test_unknown_names(capsys):
         main(["nonsense"])
     assert stop.value.code == 2
     assert 'name "nonsense" is unknown; one of: control, deep_linear' in capsys.readouterr().err
+
+
+def test_repeats_are_medians_with_a_spread(tmp_path, monkeypatch):
+    ratios = iter((2.0, 3.0, 10.0))
+    monkeypatch.setattr(ensemble, "rows", lambda quick: [{"what": "ratio", "count": 4, "ratio": next(ratios)}])
+    main(["ensemble", "--repeats", "3", "--out", str(tmp_path / "bench.json")])
+    (row,) = json.loads((tmp_path / "bench.json").read_text())["rows"]["ensemble"]
+    assert row == {"what": "ratio", "count": 4, "ratio": 3.0, "spread": {"ratio": 4 / 3}}
+
+
+def test_a_new_run_beside_a_recorded_one(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(ensemble, "rows", lambda quick: [{"what": "ratio", "ratio": 3.0}])
+    main(["ensemble", "--out", str(tmp_path / "old.json")])
+    monkeypatch.setattr(ensemble, "rows", lambda quick: [{"what": "ratio", "ratio": 4.5}])
+    main(["ensemble", "--out", str(tmp_path / "new.json"), "--against", str(tmp_path / "old.json")])
+    assert "ensemble: what=ratio  ratio=1.5" in capsys.readouterr().out
+    (tmp_path / "old.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no table of benchmarks"):
+        main(["ensemble", "--against", str(tmp_path / "old.json")])
+
+
+def test_the_readme_has_the_recorded_headlines():
+    record = read(ROOT / "docs" / "results" / "benchmarks.json")
+    page = (ROOT / "README.md").read_text()
+    assert into(page, record) == page
+    assert headlines(record).count("\n| ") == len(HEADLINES)
