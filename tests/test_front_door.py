@@ -24,14 +24,6 @@ def test_readme_example_runs(tmp_path):
     assert (tmp_path / "mlp.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.stem)
-def test_notebooks_run(path, tmp_path):
-    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert list(tmp_path.glob("*.png"))
-
-
 def test_theory_and_network_side_by_side(tmp_path):
     key = jax.random.key(0)
     task = lx.tasks.sphere(key, samples=4, dim=5, test_samples=2)
