@@ -11,7 +11,6 @@ from .. import limits
 from ..nets import _centred as centred
 from ..problems import Dataset, GradientDescent, key_name, tasks
 from ..problems import _checks as checks
-from ..solvers._arc_cosine import relu_tangent_kernel
 from ..studies import AGREEMENT, track
 from ..studies._ensembles import crossing, ensemble_error, log_slope
 from ..studies._kernel_flow import kernel_flow
@@ -239,7 +238,7 @@ _MEANING = {
 
 def _static(problem: Problem, task: Dataset) -> np.ndarray:
     """Test predictions `[samples, test_samples]` of the lazy limit at infinite width, for the least richness."""
-    kernel, cross = (relu_tangent_kernel(x, task.x, problem.limits[0].depth) for x in (task.x, task.x_test))
+    kernel, cross = (np.asarray(problem.limits[0].lazy_kernels(x, task.x).tangent) for x in (task.x, task.x_test))
     time = float(np.sum(problem.protocols[0].learning_rate))
     return np.stack([kernel_flow(kernel[:n, :n], cross[:, :n], task.y[:n], time) for n in problem.samples])
 

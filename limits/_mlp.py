@@ -2,80 +2,25 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from ..nets import MLP as Network
 from ..nets import Ensemble
-from ..nets._activations import activation_function, check_activation
-from ..nets._batches import batch_weights, check_batch, whole_batch_size
-from ..nets._losses import check_loss, check_targets, error_signal, loss_name
-from ..nets._mlp_fields import PREACTIVATION_EDGES
+from ..nets._activations import check_activation
+from ..nets._losses import check_loss
 from ..nets._saved_record import WHOLE, save_record, saved_record
-from ..nets.rules import (
-    AbstractRule,
-    Backpropagation,
-    DirectFeedbackAlignment,
-    FeedbackAlignment,
-    GatedLinear,
-    Hebb,
-    is_trained_by_gradient,
-)
-from ..problems import (
-    OVERFLOW,
-    ConvergenceError,
-    Dataset,
-    GradientDescent,
-    MinibatchSGD,
-    Trajectory,
-    check,
-    default_key,
-    describe,
-    key_name,
-    versions,
-)
+from ..nets.rules import AbstractRule, Backpropagation
+from ..problems import OVERFLOW, ConvergenceError, Trajectory, check
 from ..problems import _checks as checks
-from ..solvers import (
-    AbstractFieldAxis,
-    CoefficientAxis,
-    MarchInputs,
-    MarchOptions,
-    SampleAxis,
-    SpikedMatrix,
-    as_float,
-    context,
-    double,
-    in_precision,
-    resumable,
-    to_host,
-    without_derivative,
-)
+from ..solvers import AbstractFieldAxis, LazyKernels, SpikedMatrix, as_float, double, resumable
 from ._base import AbstractLimit
 from ._memory import Cost
-from ._mlp_cost import march_cost
-from ._mlp_pieces import solve_in_pieces
-from ._mlp_solution import record, solve_mlp
+from ._mlp_problem import check_task, kernels_of_the_start, outputs, pose
 from ._spectrum import Spectrum, check_layer, missing, spiked_spectrum
-
-APPROXIMATIONS = ("static_kernel", "gradient_independence", "leading_order")
-
-_FEEDBACK = {
-    Backpropagation: "transported",
-    GatedLinear: "transported",
-    FeedbackAlignment: "frozen",
-    DirectFeedbackAlignment: "direct",
-    Hebb: "hebbian",
-}
-
-_RELU = (
-    'the limit of activation "relu" cannot be differentiated: what happens at the kink would be missed; use a smooth '
-    'activation, such as "softplus" or "gelu".'
-)
 
 
 class MLP(AbstractLimit):
@@ -146,13 +91,13 @@ class MLP(AbstractLimit):
 
     def finite(self, task, *, size: int, key=None) -> Network:
         """One random network of width `size`."""
-        task = self._task(task)
-        return Network.init(self, task.dim, size, key, outputs=_outputs(task))
+        task = check_task(self, task)
+        return Network.init(self, task.dim, size, key, outputs=outputs(task))
 
     def ensemble(self, task, *, size: int, seeds: int, key=None) -> Ensemble:
         """`seeds` pairs of networks that differ by the sign of the readout, so that the mean of a pair starts at 0."""
-        task = self._task(task)
-        return Network.pairs(self, task.dim, size, seeds, key, outputs=_outputs(task))
+        task = check_task(self, task)
+        return Network.pairs(self, task.dim, size, seeds, key, outputs=outputs(task))
 
     def solve(
         self,
@@ -226,106 +171,30 @@ class MLP(AbstractLimit):
         `rank`; `MemoryError` before any work; `TypeError` for a derivative that this solution does not have (of
         `"relu"`, whose kink it would miss; any, with `out`); `ValueError` for a folder that holds something else.
         """
-        task = self._task(task)
-        checks.instance(
-            "protocol", protocol, (GradientDescent, MinibatchSGD), "GradientDescent or MinibatchSGD for MLP"
-        )
-        checks.choice("approximation", approximation, (None, *APPROXIMATIONS))
-        checks.choice("keep", keep, ("all", "diagonal", None))
-        checks.choice("adjoint", adjoint, ("tape", "direct"))
-        checks.choice("precision", precision, (None, "double", "single"))
-        checks.flag("densities", densities)
         checks.flag("throw", throw)
-        key, axis = default_key(key), self._axis(axis)
-        exact, leading = isinstance(axis, CoefficientAxis), approximation == "leading_order"
-        replicas, particles = self._replicas(protocol, axis, samples, replicas)
-        precision = self._precision(axis, approximation, precision)
-        if tolerance is None:
-            # The leading order is what the smallest moves do: nothing may be dropped.
-            tolerance = (1e-18 if precision == "double" else 1e-9) if exact else 1e-12 if leading else 2.0 / particles
-        tolerance = checks.number("tolerance", tolerance, above=0.0, below=1.0)
-        options = self._options(task, approximation, keep, densities, test_batch)
-        static = {
-            "options": options,
-            "loss": self.loss,
-            "replicas": replicas,
-            "keep": keep,
-            "leading_order": leading,
-            "adjoint": adjoint,
-        }
-
         if out is not None and checks.is_traced((self, task, protocol, key)):
             raise TypeError("out saves numbers, and there are none inside of a transformation; solve outside of it.")
-
-        def configuration():
-            numbers = {"samples": samples, "replicas": replicas, "tolerance": describe(tolerance), "rank": rank}
-            asked = numbers | {name: describe(static[name]) for name in ("options", "keep", "leading_order", "adjoint")}
-            about = {"limit": describe(self), "task": describe(task), "protocol": describe(protocol)} | asked
-            about |= {"axis": describe(axis), "precision": precision, "key": key_name(key), "versions": versions()}
-            return about
-
-        work = partial(self._solved, task, protocol, key, axis, particles, rank, tolerance, precision, memory_limit)
-        with resumable(out, configuration) as saved:
+        how = {"approximation": approximation, "samples": samples, "replicas": replicas, "axis": axis, "keep": keep}
+        how |= {"tolerance": tolerance, "rank": rank, "densities": densities, "test_batch": test_batch}
+        how |= {"adjoint": adjoint, "precision": precision}
+        problem = pose(self, task, protocol, key, **how)
+        with resumable(out, problem.configuration) as saved:
             if saved is None:
-                trajectory, stable_below = work(static)
+                trajectory, stable_below = problem.solve(memory_limit)
             else:
                 if WHOLE not in saved.steps():
-                    trajectory, stable_below = work(static, saved)
+                    trajectory, stable_below = problem.solve(memory_limit, saved)
                     save_record(saved, trajectory, about=stable_below)
                 trajectory, _, stable_below = saved_record(saved)
         if throw:
             if checks.concrete(trajectory.status_code) == OVERFLOW:
-                room, most = dict(trajectory.attributes)["rank"], len(task.x) * (protocol.steps + 1)
+                room = dict(trajectory.attributes)["rank"]
                 raise ConvergenceError(
                     f"the march needs more than {room} basis directions; raise rank (this problem never needs more "
-                    f"than {most}) or tolerance."
+                    f"than {problem.most}) or tolerance."
                 )
             check(trajectory, stable_below)
         return trajectory
-
-    def _solved(
-        self, task, protocol, key, axis, particles, rank, tolerance, precision, memory_limit, static, saved=None
-    ) -> tuple[Trajectory, float | None]:
-        """The record, and the rate below which descent is stable at the start; with `saved`, replica by replica."""
-        options, replicas, keep, adjoint = (static[name] for name in ("options", "replicas", "keep", "adjoint"))
-        most, room = len(task.x) * (protocol.steps + 1), self._room(task, rank)
-        inputs, number = self._inputs(task, protocol), 0
-        while True:
-            room = min(room, most)
-            grows = rank is None and room < most
-            sized = self._sized(task, axis, particles, room)
-            cost = march_cost(task, protocol.steps, self.depth, room, sized, options, replicas, keep, precision)
-            cost.check("MLP.solve", memory_limit)
-            with context(precision):
-                weights = self._sample_weights(task, protocol, key, replicas)
-                floats, small = as_float(((inputs._replace(sample_weights=weights), task.y_test), tolerance))
-                if self.activation == "relu" and not options.gated:
-                    floats = without_derivative(floats, _RELU)
-                run: Any = partial(_run, axis=sized, capacity=room, **static)
-                run = in_precision(run, precision) if adjoint == "tape" else run
-                if saved is not None:
-                    run = partial(_run_in_pieces, axis=sized, capacity=room, saved=saved, grows=grows, **static)
-                    run = partial(run, first=number)
-                solution = run(floats, (key, small))
-                if solution is not None and rank is not None:
-                    run = run if saved is None else partial(run, first=number + replicas)
-                    coarse = run(floats, (key, 4 * small)).curves["predictions"] - solution.curves["predictions"]
-                    coarse = jnp.sqrt(jnp.mean(coarse.reshape(len(coarse), -1) ** 2, axis=1))
-                    solution.extras["truncation_error"] = coarse
-            if solution is not None and not (grows and checks.concrete(solution.code) == OVERFLOW):
-                break
-            room, number = 2 * room, number + replicas
-
-        solution = to_host(solution)
-        attributes = (
-            ("key", key_name(key)),
-            ("samples", None if isinstance(axis, CoefficientAxis) else particles * replicas),
-            ("replicas", replicas),
-            ("rank", room),
-            ("precision", precision),
-        )
-        trajectory = record(solution, task.has_test, loss_name(self.loss), attributes)
-        return trajectory, self._stable_below(protocol, solution.largest_eigenvalue)
 
     def cost(
         self,
@@ -345,22 +214,29 @@ class MLP(AbstractLimit):
     ) -> Cost:
         """See `AbstractLimit.cost`: memory as particles times basis directions, time as that times steps times data
         samples. A default `rank` is what the solution starts with; it may grow, up to the data samples times steps."""
-        task, axis = self._task(task), self._axis(axis)
-        room = min(self._room(task, rank), len(task.x) * (protocol.steps + 1))
-        replicas, particles = self._replicas(protocol, axis, samples, replicas)
-        found = march_cost(
-            task,
-            protocol.steps,
-            self.depth,
-            room,
-            self._sized(task, axis, particles, room),
-            self._options(task, approximation, keep, densities, test_batch),
-            replicas,
-            keep,
-            self._precision(axis, approximation, precision),
-        )
+        how = {"approximation": approximation, "samples": samples, "replicas": replicas, "axis": axis, "keep": keep}
+        how |= {"rank": rank, "densities": densities, "test_batch": test_batch, "precision": precision}
+        problem = pose(self, task, protocol, None, **how)
+        found = problem.cost(problem.room)
         runs = 3 if approximation == "leading_order" else 1
         return replace(found, flops=found.flops * runs * (1 if rank is None else 2))
+
+    def lazy_kernels(self, x, z=None) -> LazyKernels:
+        r"""Kernels of the start between inputs `[rows, dim]` and `[columns, dim]` (by default the same), in float64.
+
+        Without sampling, in closed form for `"erf"`, `"identity"` and `"relu"`, for other activations by a Hermite
+        series, whose error `truncation` judges: about 1e-12 for smooth ones at scales of order one. `tangent` is $K$
+        of `solve` with richness 0 (of the learning rule, with the learning rates of layers), for every output.
+
+        **Returns:** `LazyKernels`: `Phi[l]` and `G[l]`, l = 0..depth, `tangent`, each `[rows, columns]`.
+
+        **Raises:** `ValueError` for inputs of other shapes.
+
+        ??? cite "Source"
+            Neural Tangent Kernel: Convergence and Generalization in Neural Networks, arXiv 1806.07572; of learning
+            rules: arXiv 2210.02157.
+        """
+        return kernels_of_the_start(self, x, x if z is None else z)
 
     def stability(self, task, protocol, trajectory: Trajectory):
         """From the recorded `sharpness`, at the time before each update. **Raises:** `ValueError` where it is not."""
@@ -383,112 +259,6 @@ class MLP(AbstractLimit):
             scale = (scale if scale.ndim == 0 else scale[layer]) * d
             aspect = jnp.ones(len(core))
             return SpikedMatrix(one, one, response_phi, response_g, core, aspect, scale)
-
-    def _task(self, task) -> Dataset:
-        checks.instance("task", task, Dataset, "a fixed data set (sphere, digits, from_arrays) for MLP")
-        check_targets(self.loss, task.y)
-        if isinstance(self.rule, Hebb) and task.y.ndim == 2:
-            raise ValueError(f"rule Hebb is for one output, y of shape [samples]; the shape of y is {task.y.shape}.")
-        return task
-
-    def _axis(self, axis):
-        linear = self.activation == "identity" and not isinstance(self.rule, GatedLinear)
-        if axis is None:
-            return CoefficientAxis() if linear else SampleAxis()
-        checks.instance("axis", axis, AbstractFieldAxis, "SampleAxis() or CoefficientAxis()")
-        if isinstance(axis, CoefficientAxis) and not linear:
-            raise ValueError('CoefficientAxis is exact for linear networks only; it needs activation="identity".')
-        return axis
-
-    def _replicas(self, protocol, axis, samples, replicas) -> tuple[int, int]:
-        """The number of independent runs, and the particles of each."""
-        samples, replicas = checks.integer("samples", samples, low=2), checks.integer("replicas", replicas)
-        batches = isinstance(protocol, MinibatchSGD) and protocol.seed is None
-        if isinstance(axis, CoefficientAxis) and not batches:
-            replicas = 1
-        return replicas, 2 * -(-samples // (2 * replicas))
-
-    def _precision(self, axis, approximation, precision) -> Literal["single", "double"]:
-        exact = isinstance(axis, CoefficientAxis) or approximation == "leading_order"
-        if precision is None:
-            return "double" if exact or jnp.result_type(float) == jnp.float64 else "single"
-        return precision
-
-    def _room(self, task, rank) -> int:
-        return 5 * (self.depth + 1) * len(task.x) if rank is None else checks.integer("rank", rank)
-
-    def _sized(self, task, axis, particles: int, room: int) -> AbstractFieldAxis:
-        outputs = _outputs(task) or 1
-        slots = room + len(task.x) * (1 if outputs == 1 else 1 + outputs)
-        return axis.sized(particles, slots, feedback=_FEEDBACK[type(self.rule)] != "transported")
-
-    def _options(self, task, approximation, keep, densities, test_batch) -> MarchOptions:
-        test_batch = 256 if test_batch is None else checks.integer("test_batch", test_batch)
-        richness = checks.concrete(self.richness)
-        lazy = approximation == "static_kernel" or (richness is not None and bool(richness == 0))
-        if lazy and approximation in ("gradient_independence", "leading_order"):
-            raise ValueError(f"approximation {approximation} needs a richness above 0; it is 0.")
-        return MarchOptions(
-            activation=activation_function(self.activation),
-            error=_ErrorSignal(self.loss),
-            feedback=_FEEDBACK[type(self.rule)],
-            gated=isinstance(self.rule, GatedLinear),
-            lazy=lazy,
-            responses=approximation != "gradient_independence",
-            fields=keep == "all",
-            weights=keep is not None and approximation != "leading_order",
-            gradients=lazy or (_outputs(task) or 1) == 1 or keep is not None,
-            density_edges=tuple(PREACTIVATION_EDGES) if densities else None,
-            test_batch=test_batch if task.has_test and test_batch < len(task.x_test) else None,
-        )
-
-    def _inputs(self, task, protocol) -> MarchInputs:
-        x_test = task.x_test if task.has_test else jnp.zeros((0, task.dim))
-        by_layer = lambda value: jnp.broadcast_to(jnp.asarray(value), (self.depth + 1,))  # noqa: E731
-        schedules = protocol.learning_rate, protocol.momentum, protocol.weight_decay
-        scales = self.richness, by_layer(self.init_scale), self.bias_scale, by_layer(self.rate_scale)
-        correlation = self.rule.correlation if isinstance(self.rule, FeedbackAlignment) else None
-        return MarchInputs(task.x, task.y, x_test, *schedules, *scales, correlation)
-
-    def _sample_weights(self, task, protocol, key, replicas):
-        """The weight of every sample at every step, of every replica."""
-        largest = whole_batch_size(protocol) if isinstance(protocol, MinibatchSGD) else 0
-        if largest:
-            check_batch(protocol, len(task.x))
-        draw = lambda i: batch_weights(protocol, jax.random.fold_in(key, i), len(task.x), largest, float)  # noqa: E731
-        return jnp.stack([draw(2**31 + i) for i in range(replicas)])
-
-    def _stable_below(self, protocol, largest_eigenvalue) -> float | None:
-        """Where descent, or the heavy ball, is linearly stable on a quadratic with this largest curvature."""
-        if self.loss != "half_mean_square" or not is_trained_by_gradient(self.rule) or largest_eigenvalue is None:
-            return None
-        momentum, largest = checks.concrete(protocol.momentum), checks.concrete(largest_eigenvalue)
-        if momentum is None or largest is None or not largest > 0:
-            return None
-        return float(2.0 * (1.0 + momentum[0]) / largest)
-
-
-@dataclass(frozen=True)
-class _ErrorSignal:
-    """The error signal of a loss, equal for equal losses, so that it is compiled once."""
-
-    loss: str | Callable
-
-    def __call__(self, f, y):
-        return error_signal(self.loss, f, y)
-
-
-def _run(floats, rest, *, axis, **options):
-    return solve_mlp(*floats, *rest, axis, **options)
-
-
-def _run_in_pieces(floats, rest, *, axis, **options):
-    key, tolerance = rest
-    return solve_in_pieces(floats, key, tolerance, axis, **options)
-
-
-def _outputs(task) -> int | None:
-    return task.y.shape[1] if task.y.ndim == 2 else None
 
 
 def _by_layer(name: str, value, depth: int):

@@ -39,8 +39,10 @@ from ._deterministic_equivalent import (
 from ._devices import device_count, devices, gather, shard, spread_map
 from ._feature_dynamics import FeatureDynamics, FeatureResponses, feature_dynamics, feature_responses
 from ._field_axis import AbstractFieldAxis, CoefficientAxis, SampleAxis
+from ._gaussian_averages import PairAverages, pair_averages
 from ._hidden_layer import HiddenLayer, Units, gaussian_grid, initial_units, mean_predictions
 from ._impulse_response import UNRESOLVED, arnoldi, fit_impulse_response, laguerre_terms, two_largest_eigenvalues
+from ._lazy_kernels import LazyKernels, lazy_kernels
 from ._learned_features import FeatureLearning, learned_features
 from ._linear_action import LinearFluctuations, LinearNetwork, from_lower, linear_fluctuations, linear_parameter_count
 from ._linear_optimiser import descend, linear_optimiser
@@ -98,6 +100,7 @@ __all__ = [
     "Freedom",
     "HiddenLayer",
     "Jumps",
+    "LazyKernels",
     "LinearFluctuations",
     "LinearNetwork",
     "MarchInputs",
@@ -108,6 +111,7 @@ __all__ = [
     "NormalisedMoment",
     "OnePointLoss",
     "Outliers",
+    "PairAverages",
     "Past",
     "ResidualHistory",
     "SampleAxis",
@@ -163,6 +167,7 @@ __all__ = [
     "join_processes",
     "kernel_alignment",
     "laguerre_terms",
+    "lazy_kernels",
     "learned_features",
     "linear_fluctuations",
     "linear_optimiser",
@@ -181,6 +186,7 @@ __all__ = [
     "orthonormal_basis",
     "outliers",
     "overlap_matrix",
+    "pair_averages",
     "power_law_bins",
     "power_sum",
     "projected",

@@ -6,7 +6,6 @@ import limitax as lx
 import numpy as np
 import pytest
 from limitax.nets import _centred as centred
-from limitax.solvers._arc_cosine import relu_tangent_kernel
 from limitax.studies._ensembles import crossing, ensemble_error, log_slope
 from limitax.studies._kernel_flow import kernel_flow
 
@@ -22,6 +21,10 @@ def square(x):
 
 
 ONLINE = lx.tasks.sphere_function(5, square)
+
+
+def relu_kernel(x, depth):
+    return lx.limits.MLP(depth, "relu").lazy_kernels(x, TASK.x).tangent
 
 
 def by_hand(nets, batch, steps):
@@ -82,14 +85,14 @@ def test_tangent_kernel_is_the_gram_matrix_of_gradients():
         np.testing.assert_allclose(found[1], net.learning_rate_scale * flat @ flat.T, rtol=1e-10)
         # the closed form at infinite width, within four standard errors of the mean of many networks
         many = centred.tangent_kernels(centred.draw(DESIGN, 5, 300, 60), TASK.x)
-    distance = np.abs(many.mean(0) - relu_tangent_kernel(TASK.x, TASK.x, 2))
+    distance = np.abs(many.mean(0) - relu_kernel(TASK.x, 2))
     assert np.all(distance < 4 * many.std(0) / 60**0.5)
     assert np.max(many.std(0)) / 60**0.5 < 0.03
 
 
 def test_kernel_flow_is_descent_with_small_steps():
-    kernel = relu_tangent_kernel(TASK.x, TASK.x, 1)
-    cross = relu_tangent_kernel(TASK.x_test, TASK.x, 1)
+    kernel = relu_kernel(TASK.x, 1)
+    cross = relu_kernel(TASK.x_test, 1)
     f, g = np.zeros(4), np.zeros(2)
     for _ in range(20_000):
         error = (TASK.y - f) / 4
@@ -102,9 +105,7 @@ def test_kernel_flow_is_descent_with_small_steps():
 def test_the_lazy_limit_follows_the_closed_form():
     protocol = lx.GradientDescent(0.05, steps=200)
     theory = lx.limits.MLP(2, "relu", 0.0).solve(TASK, protocol, samples=40_000, keep=None)
-    flow = kernel_flow(
-        relu_tangent_kernel(TASK.x, TASK.x, 2), relu_tangent_kernel(TASK.x_test, TASK.x, 2), TASK.y, 10.0
-    )
+    flow = kernel_flow(relu_kernel(TASK.x, 2), relu_kernel(TASK.x_test, 2), TASK.y, 10.0)
     np.testing.assert_allclose(theory.test_predictions[-1], flow, atol=0.03)
 
 
