@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 L = lx.limits
-DATA = lx.tasks.sphere(jax.random.key(0), samples=6, dim=5, test_samples=2)
-MANY = lx.tasks.sphere(jax.random.key(0), samples=60, dim=40, test_samples=4)
+KEY = jax.random.key(0)
+DATA = lx.tasks.sphere(KEY, samples=6, dim=5, test_samples=2)
+MANY = lx.tasks.sphere(KEY, samples=60, dim=40, test_samples=4)
 LAW = lx.tasks.power_law(40, 1.5, 2.0, 0.3, samples=40)
 FLOW = lx.GradientFlow(np.linspace(0.1, 2, 20))
 
@@ -72,12 +73,33 @@ def test_march():
     """Of a loop the compiler counts one turn: there is one more than steps, and everything is inside of it."""
     limit, _, protocol = PROBLEMS["MLP"]
     options = {"samples": 3000, "replicas": 1, "rank": 40, "keep": None, "precision": "double"}
-    task = lx.tasks.sphere(jax.random.key(0), samples=10, dim=12, test_samples=4)
+    task = lx.tasks.sphere(KEY, samples=10, dim=12, test_samples=4)
     cost, program = limit.cost(task, protocol, **options), compiled(limit, task, protocol, **options)
     memory = program.memory_analysis()
     # with a rank the program solves twice, one after the other
     assert 0.8 < cost.bytes / (memory.temp_size_in_bytes + memory.output_size_in_bytes) < 1.5
     assert 0.8 < cost.flops / (program.cost_analysis()["flops"] * (protocol.steps + 1)) < 1.3
+
+
+@pytest.mark.slow
+def test_a_capped_basis():
+    """Fifty images, a hundred steps, three hidden layers in less than 8 GiB, with the error of what was dropped."""
+    task, protocol = lx.tasks.digits(KEY, samples=50, test_samples=50), lx.GradientDescent(1.0, steps=100)
+    options = {
+        "samples": 4000,
+        "replicas": 1,
+        "rank": 700,
+        "tolerance": 2e-3,
+        "keep": "diagonal",
+        "memory_limit": 2**33,
+    }
+    theory = L.MLP(3, "tanh").solve(task, protocol, key=KEY, **options)
+    assert theory.status == "converged"
+    assert np.max([theory.extras[f"directions_{l}"] for l in (1, 2)]) <= 700
+    truncation = theory.extras["truncation_error"]
+    assert truncation.shape == (101,)
+    # less than the noise of the particles
+    assert 0 < np.max(truncation) < 0.01
 
 
 @pytest.mark.parametrize(

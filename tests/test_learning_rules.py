@@ -234,29 +234,36 @@ def test_the_derivative_of_relu_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["feedback alignment", "direct feedback alignment", "Hebb", "gated linear"])
+@pytest.mark.parametrize(
+    "name", ["feedback alignment", "direct feedback alignment", "Hebb", "gated linear", "two outputs", "cross-entropy"]
+)
 def test_gradients_of_every_rule(name):
-    """With respect to richness, layer rates, schedule and correlation, against central differences, fixed keys."""
+    """Of a loss and the alignment of the tangent kernel with the targets, with respect to richness, initial scales,
+    rates of layers, schedule and correlation, against central differences with fixed keys."""
     rules = {
         "feedback alignment": lambda rho: lx.rules.FeedbackAlignment(rho),
         "direct feedback alignment": lambda rho: lx.rules.DirectFeedbackAlignment(),
         "Hebb": lambda rho: lx.rules.Hebb(),
         "gated linear": lambda rho: lx.rules.GatedLinear(),
     }
+    task = {"two outputs": two_outputs, "cross-entropy": three_digits}.get(name, lambda: TASK)()
+    more = {"loss": "cross_entropy"} if name == "cross-entropy" else {}
 
-    def loss(values):
-        richness, rates, schedule, rho = values
-        limit = MLP(2, "tanh", richness, rule=rules[name](rho), rate_scale=rates)
-        return lx.final_loss(
-            limit, TASK, lx.GradientDescent(schedule), samples=200, replicas=1, tolerance=1e-2, rank=None
-        )
+    def value(values):
+        richness, scales, rates, schedule, rho = values
+        rule = rules[name](rho) if name in rules else None
+        limit = MLP(2, "tanh", richness, scales, rule=rule, rate_scale=rates, **more)
+        options = {"samples": 200, "replicas": 1, "tolerance": 1e-2, "keep": "diagonal"}
+        theory = limit.solve(task, lx.GradientDescent(schedule), **options)
+        return theory.test_loss[-1] + theory.extras["alignment"][-1]
 
     with jax.enable_x64(True):
-        values = (jnp.asarray(1.3), jnp.array([0.8, 1.2, 1.0]), jnp.full(6, 0.2), jnp.asarray(0.5))
-        gradient = jax.jit(jax.grad(loss))(values)
-        direction = (jnp.asarray(0.7), jnp.array([0.3, -0.5, 0.4]), jnp.linspace(-0.1, 0.2, 6), jnp.asarray(0.3))
+        values = (1.3, np.array([0.9, 1.1, 1.2]), np.array([0.8, 1.2, 1.0]), np.full(6, 0.2), 0.5)
+        direction = (0.7, np.array([0.4, -0.3, 0.6]), np.array([0.3, -0.5, 0.4]), np.linspace(-0.1, 0.2, 6), 0.3)
+        values, direction = jax.tree.map(jnp.asarray, (values, direction))
+        gradient = jax.jit(jax.grad(value))(values)
         shifted = lambda step: jax.tree.map(lambda v, d: v + step * d, values, direction)  # noqa: E731
-        step, run = 1e-4, jax.jit(loss)
+        step, run = 1e-4, jax.jit(value)
         difference = (run(shifted(step)) - run(shifted(-step))) / (2 * step)
         along = sum(jnp.sum(g * d) for g, d in zip(gradient, direction, strict=True))
         np.testing.assert_allclose(along, difference, rtol=1e-5)
