@@ -126,7 +126,9 @@ def _exit_with(work: Callable[[Any], int], command: Any) -> None:
         code = work(command)
     except (DivergedError, ConvergenceError) as error:
         code = _complain(error, 3)
-    except (ValueError, TypeError, MemoryError, OSError, ImportError) as error:
+    except OSError as error:
+        code = _complain(f"{error.filename}: {error.strerror}" if error.filename else error, 2)
+    except (ValueError, TypeError, MemoryError, ImportError) as error:
         code = _complain(error, 2)
     except KeyboardInterrupt:
         code = _complain("interrupted", 130)
@@ -148,11 +150,14 @@ def _key(seed: int):
 
 def _list(command: List) -> int:
     from .gallery import systems
+    from .studies import show_progress, track
 
-    rows = [
-        {name: getattr(s, name) for name in ("name", "paper", "title", "solves", "settings")} | {"status": s.status()}
-        for s in systems().values()
-    ]
+    with show_progress():
+        rows = [
+            {name: getattr(s, name) for name in ("name", "paper", "title", "solves", "settings")}
+            | {"status": s.status()}
+            for s in track(systems().values(), "building every system")
+        ]
     if command.json:
         print(json.dumps(rows, indent=1))
         return 0

@@ -71,11 +71,14 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f'name "{unknown[0]}" is unknown; one of: {", ".join(names())}.')
     if given.repeats < 1:
         parser.error(f"repeats must be at least 1; it is {given.repeats}.")
-    if given.readme:
-        given.readme.write_text(into(given.readme.read_text(), read(given.out)))
-        return
-    record = read(given.against) if given.against else None
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if given.readme:
+            given.readme.write_text(into(given.readme.read_text(), read(given.out)))
+            return
+        record = read(given.against) if given.against else None
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        parser.error(f"{error.filename}: {error.strerror}." if isinstance(error, OSError) else str(error))
     found = run(given.names or names(), given.quick, given.repeats)
     given.out.write_text(json.dumps(plain(found), indent=1, allow_nan=False) + "\n")
     print(f"the table is in {given.out}")

@@ -127,7 +127,7 @@ class Experiment(AbstractSystem):
         self.build(**self.arguments(settings, full=full))
 
     def problem(self, settings=None, *, full: bool = False) -> Problem:
-        raise ValueError(f"{self.name} is an experiment on networks and has no theory to optimise.")
+        raise ValueError(f"{self.name} is an experiment on networks and has no theory to optimise or to sweep.")
 
     def run(self, settings=None, *, full: bool = False, sizes=None, seeds=None, key=None, **options) -> Findings:
         """The experiment at the given settings.

@@ -94,6 +94,8 @@ class AbstractSystem(abc.ABC):
             self.check()
             if self.full:
                 self.check(full=True)
+        except ImportError as error:  # of a package that is not installed, which is no fault
+            return str(error)
         except Exception as error:
             return f"broken: {error}"
         return self.runs
@@ -243,7 +245,7 @@ class ClosedForm(AbstractSystem):
         self.law(settings, full=full)
 
     def problem(self, settings=None, *, full: bool = False) -> Problem:
-        raise ValueError(f"{self.name} is a closed form and has no schedule to optimise.")
+        raise ValueError(f"{self.name} is a closed form and has no schedule to optimise or to sweep.")
 
     def run(self, settings=None, *, full: bool = False, sizes=None, seeds=None, key=None, **options) -> Evaluation:
         for name, value in {"sizes": sizes, "seeds": seeds, **options}.items():

@@ -13,9 +13,9 @@ def show(header, rows, title: str | None = None) -> None:
     table = Table(*header, title=title, title_justify="left", header_style="bold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console = Console()
+    console = Console(markup=False)  # a word in square brackets is a word
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(markup=False, width=160)
     console.print(table)
 
 

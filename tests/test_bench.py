@@ -48,8 +48,11 @@ def test_a_new_run_beside_a_recorded_one(capsys, tmp_path, monkeypatch):
     main(["ensemble", "--out", str(tmp_path / "new.json"), "--against", str(tmp_path / "old.json")])
     assert "ensemble: what=ratio  ratio=1.5" in capsys.readouterr().out
     (tmp_path / "old.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no table of benchmarks"):
-        main(["ensemble", "--against", str(tmp_path / "old.json")])
+    for file, sentence in (("old.json", " is no table of benchmarks."), ("none.json", ": No such file or directory.")):
+        with pytest.raises(SystemExit) as stop:
+            main(["ensemble", "--against", str(tmp_path / file)])
+        assert stop.value.code == 2
+        assert f"{tmp_path / file}{sentence}" in capsys.readouterr().err
 
 
 def test_the_readme_has_the_recorded_headlines():

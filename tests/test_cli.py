@@ -34,6 +34,18 @@ def test_list(capsys):
     assert "broken" not in out
 
 
+def test_list_says_what_is_not_installed(capsys, monkeypatch):
+    from limitax import gallery
+
+    digits = gallery.system("control-mlp")
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setattr(gallery, "systems", lambda: {digits.name: digits})
+    code, out, _ = call(capsys, "list")
+    assert code == 0
+    assert "digits needs scikit-learn: pip install 'limitax[data]'." in out
+    assert "broken" not in out
+
+
 def test_list_json(capsys):
     code, out, _ = call(capsys, "list", "--json")
     assert code == 0

@@ -104,7 +104,9 @@ def test_messages(name):
 
 
 def test_there_is_nothing_to_optimise():
-    with raises(ValueError, "width-consistency is an experiment on networks and has no theory to optimise."):
+    with raises(
+        ValueError, "width-consistency is an experiment on networks and has no theory to optimise or to sweep."
+    ):
         system("width-consistency").problem()
 
 

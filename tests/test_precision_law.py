@@ -210,7 +210,10 @@ def test_system(capsys, tmp_path):
 
 
 REFUSED = {
-    "schedule": (["optimise", "precision-law"], "precision-law is a closed form and has no schedule to optimise."),
+    "schedule": (
+        ["optimise", "precision-law"],
+        "precision-law is a closed form and has no schedule to optimise or to sweep.",
+    ),
     "seeds": (["run", "precision-law", "--seeds", "3"], "seeds must be left out: precision-law is a closed form"),
     "sizes": (["run", "precision-law", "--sizes", "3"], "sizes must be left out: precision-law is a closed form"),
     "name": (["run", "precision-law", "--set", "bits=3"], 'name "bits" is unknown; settings of precision-law: param'),

@@ -116,7 +116,7 @@ def test_bad_files(text, tmp_path, capsys):
 
 def test_files_that_are_none(tmp_path, capsys):
     assert exit_code("sweep", tmp_path / "none.toml", "--out", tmp_path / "out") == 2
-    assert "none.toml" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"limitax: {tmp_path / 'none.toml'}: No such file or directory\n"
     (tmp_path / "sweep.toml").write_bytes(b"\xff\xfe\x00")
     with raises(ValueError, "is not text in UTF-8."):
         read_sweep_file(tmp_path / "sweep.toml")
