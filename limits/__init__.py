@@ -1,3 +1,4 @@
+from ..solvers import LazyKernels
 from ._base import AbstractLimit, of
 from ._deep_linear import DeepLinear
 from ._diagonal_linear import DiagonalLinear
@@ -23,6 +24,7 @@ __all__ = [
     "DiagonalLinear",
     "ExtensiveOutputs",
     "Fluctuations",
+    "LazyKernels",
     "LearnedFeatures",
     "LinearModel",
     "LinearRNN",
