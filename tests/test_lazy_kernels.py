@@ -88,7 +88,7 @@ def test_symmetric_positive_and_zero_inputs(activation):
     x = np.concatenate([TASK.x, np.zeros((1, TASK.dim))])
     kernels = lx.limits.MLP(3, activation).lazy_kernels(x)
     for kernel in (*kernels.Phi, *kernels.G, kernels.tangent):
-        np.testing.assert_allclose(kernel, kernel.T, atol=1e-14)
+        np.testing.assert_allclose(kernel, kernel.T, rtol=0, atol=1e-14)
         assert np.linalg.eigvalsh(kernel)[0] > -1e-12
     np.testing.assert_allclose(kernels.Phi[1][-1], 0, atol=1e-14)
     assert kernels.tangent.dtype == np.float64

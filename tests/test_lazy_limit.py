@@ -129,11 +129,11 @@ def test_outputs_of_linear_networks_share_one_kernel(loss):
     softmax = lambda f: np.exp(f) / np.exp(f).sum(1, keepdims=True)  # noqa: E731
     error = {"half_mean_square": lambda f, y: y - f, "cross_entropy": lambda f, y: y - softmax(f)}[loss]
     f = descend_with(K[:, :3], y, DESCENT, error)
-    np.testing.assert_allclose(theory.predictions, f[:, :3], atol=1e-12)
-    np.testing.assert_allclose(theory.test_predictions, f[:, 3:], atol=1e-12)
+    np.testing.assert_allclose(theory.predictions, f[:, :3], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(theory.test_predictions, f[:, 3:], rtol=0, atol=1e-12)
     assert theory.loss_convention == loss
     assert theory.extras["ntk"].shape == (DESCENT.steps + 1, 3, 3, 3, 3)
-    np.testing.assert_allclose(theory.extras["ntk"][0].reshape(9, 9), np.kron(K[:3, :3], np.eye(3)), atol=1e-12)
+    np.testing.assert_allclose(theory.extras["ntk"][0].reshape(9, 9), np.kron(K[:3, :3], np.eye(3)), rtol=0, atol=1e-12)
     np.testing.assert_allclose(theory.extras["sharpness"], np.linalg.eigvalsh(K[:3, :3])[-1] / 3, rtol=1e-12)
 
 
@@ -141,7 +141,7 @@ def test_one_column_of_targets_is_one_output():
     """Tangent kernel and sharpness of a network that learns features, with and without an axis of outputs."""
     limit, column = lx.limits.MLP(2, "identity"), lx.tasks.from_arrays(TASK.x, TASK.y[:, None])
     one, other = (limit.solve(task, DESCENT) for task in (lx.tasks.from_arrays(TASK.x, TASK.y), column))
-    np.testing.assert_allclose(other.extras["ntk"][:, :, 0, :, 0], one.extras["ntk"], atol=1e-12)
+    np.testing.assert_allclose(other.extras["ntk"][:, :, 0, :, 0], one.extras["ntk"], rtol=0, atol=1e-12)
     np.testing.assert_allclose(other.extras["sharpness"], one.extras["sharpness"], rtol=1e-12)
 
 

@@ -70,7 +70,7 @@ def test_linear_networks_are_solved_exactly_in_double_precision():
     assert out.sampling_error is None
     assert np.asarray(out.predictions).dtype == np.float64
     again = linear(tolerance=1e-14, rank=18)
-    np.testing.assert_allclose(out.predictions, again.predictions, atol=1e-12)
+    np.testing.assert_allclose(out.predictions, again.predictions, rtol=0, atol=1e-12)
 
 
 def test_zero_richness_is_gradient_descent_with_the_static_kernel():
@@ -90,8 +90,8 @@ def test_zero_richness_is_gradient_descent_with_the_static_kernel():
     f = np.zeros((STEPS + 1, 5))
     for t in range(1, STEPS + 1):
         f[t] = np.einsum("s,smn,sn->m", c[t, :t], K[t, :t], TASK.y - f[:t, :3]) / 3
-    np.testing.assert_allclose(out.predictions, f[:, :3], atol=1e-12)
-    np.testing.assert_allclose(out.test_predictions, f[:, 3:], atol=1e-12)
+    np.testing.assert_allclose(out.predictions, f[:, :3], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(out.test_predictions, f[:, 3:], rtol=0, atol=1e-12)
     np.testing.assert_allclose(linear(richness=1e-3).predictions, f[:, :3], atol=1e-5)
 
 

@@ -40,11 +40,13 @@ def test_closed_forms():
     with jax.enable_x64(True):
         c, _ = linear_optimiser(jnp.asarray(eta * one), jnp.asarray(beta * one), jnp.asarray(zero))
         np.testing.assert_allclose(
-            c, np.where(lag > 0, eta * (1 - beta ** np.maximum(lag, 0)) / (1 - beta), 0), atol=1e-14
+            c, np.where(lag > 0, eta * (1 - beta ** np.maximum(lag, 0)) / (1 - beta), 0), rtol=0, atol=1e-14
         )
         c, d = linear_optimiser(jnp.asarray(eta * one), jnp.asarray(zero), jnp.asarray(lam * one))
-        np.testing.assert_allclose(d, (1 - eta * lam) ** np.arange(steps + 1), atol=1e-14)
-        np.testing.assert_allclose(c, np.where(lag > 0, eta * (1 - eta * lam) ** np.maximum(lag - 1, 0), 0), atol=1e-14)
+        np.testing.assert_allclose(d, (1 - eta * lam) ** np.arange(steps + 1), rtol=0, atol=1e-14)
+        np.testing.assert_allclose(
+            c, np.where(lag > 0, eta * (1 - eta * lam) ** np.maximum(lag - 1, 0), 0), rtol=0, atol=1e-14
+        )
 
 
 def test_derivatives_at_zero_rate_and_momentum():
@@ -64,4 +66,4 @@ def test_derivatives_at_zero_rate_and_momentum():
                     move = [zero] * 3
                     move[number] = zero.at[t].set(1e-5)
                     plus, minus = (total(at + s * move[0], s * move[1], s * move[2]) for s in (1, -1))
-                    np.testing.assert_allclose(gradient[t], (plus - minus) / 2e-5, atol=1e-8)
+                    np.testing.assert_allclose(gradient[t], (plus - minus) / 2e-5, rtol=0, atol=1e-8)

@@ -104,16 +104,16 @@ def solved(request):
 
 def test_exact_axis_solves_the_matrix_equations(solved):
     depth, out, (f, H, G) = solved
-    np.testing.assert_allclose(out.predictions, f[:, :P], atol=1e-12)
-    np.testing.assert_allclose(out.test_predictions, f[:, P:], atol=1e-12)
+    np.testing.assert_allclose(out.predictions, f[:, :P], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(out.test_predictions, f[:, P:], rtol=0, atol=1e-12)
     times = len(f)
     for l in range(1, depth + 1):
         Phi = H[l - 1].reshape(times, P + 1, times, P + 1)[:, :P, :, :P]
-        np.testing.assert_allclose(two_time(out.Phi, l, depth, True), Phi, atol=1e-11)
+        np.testing.assert_allclose(two_time(out.Phi, l, depth, True), Phi, rtol=0, atol=1e-11)
         back = np.broadcast_to(G[l - 1][:, None, :, None], Phi.shape)
-        np.testing.assert_allclose(two_time(out.G, l, depth, False), back, atol=1e-11)
+        np.testing.assert_allclose(two_time(out.G, l, depth, False), back, rtol=0, atol=1e-11)
         same_time = np.einsum("tmtn->tmn", Phi)
-        np.testing.assert_allclose(out.Phi.equal_time[:, l - 1], same_time, atol=1e-11)
+        np.testing.assert_allclose(out.Phi.equal_time[:, l - 1], same_time, rtol=0, atol=1e-11)
     assert not out.overflow
 
 
@@ -124,7 +124,7 @@ def test_without_biases_there_is_no_bias_term():
         c, d = linear_optimiser(inputs.learning_rate, inputs.momentum, inputs.weight_decay)
         host = [np.asarray(v) for v in (inputs.x, inputs.y, inputs.x_test, c, d)]
         f, _, _ = linear_closure(*host, 1.3, np.ones(3), 0.0, 2)
-        np.testing.assert_allclose(out.predictions, f[:, :P], atol=1e-12)
+        np.testing.assert_allclose(out.predictions, f[:, :P], rtol=0, atol=1e-12)
 
 
 def plain(depth, steps, rate, **changes):
@@ -141,7 +141,7 @@ def test_two_layer_product_formula():
         f = np.asarray(out.predictions[:, 0])
         step = 0.3 * richness * (y - f[:-1])
         plus, minus = (np.concatenate([[1.0], np.cumprod((1 + s * step) ** 2)]) for s in (1, -1))
-        np.testing.assert_allclose(f, (plus - minus) / (2 * richness), atol=1e-14)
+        np.testing.assert_allclose(f, (plus - minus) / (2 * richness), rtol=0, atol=1e-14)
         np.testing.assert_allclose(out.Phi.equal_time[:, 0, 0, 0], (plus + minus) / 2, rtol=1e-13)
         np.testing.assert_allclose(out.G.equal_time[:, 0, 0, 0], (plus + minus) / 2, rtol=1e-13)
 
@@ -154,10 +154,10 @@ def test_whitened_inputs_are_one_direction():
         out = exact(plain(2, steps, 0.6, **white))
         single = {"x": np.ones((1, 1)), "y": np.array([np.linalg.norm(y)]), "x_test": np.zeros((0, 1))}
         one = exact(plain(2, steps, 0.6 / P, **single))
-        np.testing.assert_allclose(out.predictions, one.predictions * y / np.linalg.norm(y), atol=1e-13)
+        np.testing.assert_allclose(out.predictions, one.predictions * y / np.linalg.norm(y), rtol=0, atol=1e-13)
         unit = np.outer(y, y) / np.dot(y, y)
         H = np.eye(P) + (np.asarray(one.Phi.equal_time[:, 1]) - 1.0) * unit
-        np.testing.assert_allclose(out.Phi.equal_time[:, 1], H, atol=1e-13)
+        np.testing.assert_allclose(out.Phi.equal_time[:, 1], H, rtol=0, atol=1e-13)
 
 
 @pytest.mark.slow
@@ -181,8 +181,8 @@ def test_reversing_the_layers_of_a_linear_network_swaps_its_kernels():
     with jax.enable_x64(True):
         there = exact(plain(3, 8, 0.2, init_scale=scales, **one))
         back = exact(plain(3, 8, 0.2, init_scale=scales[::-1].copy(), **one))
-        np.testing.assert_allclose(there.predictions, back.predictions, atol=1e-13)
-        np.testing.assert_allclose(there.Phi.equal_time, back.G.equal_time[:, ::-1], atol=1e-12)
+        np.testing.assert_allclose(there.predictions, back.predictions, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(there.Phi.equal_time, back.G.equal_time[:, ::-1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("depth", [1, pytest.param(3, marks=pytest.mark.slow)])
@@ -192,8 +192,8 @@ def test_sampled_march_is_causal_and_starts_at_zero(depth):
         whole, part = sampled(long, capacity=18), sampled(short, capacity=18)
         assert np.abs(whole.predictions[0]).max() < 1e-15
         for name in ("predictions", "test_predictions"):
-            np.testing.assert_allclose(getattr(whole, name)[:5], getattr(part, name), atol=1e-13)
-        np.testing.assert_allclose(whole.G.equal_time[:5], part.G.equal_time, atol=1e-13)
+            np.testing.assert_allclose(getattr(whole, name)[:5], getattr(part, name), rtol=0, atol=1e-13)
+        np.testing.assert_allclose(whole.G.equal_time[:5], part.G.equal_time, rtol=0, atol=1e-13)
 
 
 def cut(inputs, steps):
@@ -215,18 +215,18 @@ def test_a_training_sample_as_test_point_is_predicted_alike():
         inputs = make_inputs(2, 5)
         inputs = inputs._replace(x_test=inputs.x[1:2])
         for out in (exact(inputs), sampled(inputs, tolerance=1e-12)):
-            np.testing.assert_allclose(out.test_predictions[:, 0], out.predictions[:, 1], atol=1e-11)
+            np.testing.assert_allclose(out.test_predictions[:, 0], out.predictions[:, 1], rtol=0, atol=1e-11)
 
 
 def test_sampled_kernels_are_symmetric_and_positive():
     with jax.enable_x64(True):
         out = sampled(make_inputs(2, 5), fields=True)
         for kernel in (*np.asarray(out.Phi.equal_time[-1]), *np.asarray(out.G.equal_time[-1])):
-            np.testing.assert_allclose(kernel, kernel.T, atol=1e-14)
+            np.testing.assert_allclose(kernel, kernel.T, rtol=0, atol=1e-14)
             assert np.linalg.eigvalsh(kernel)[0] > -1e-12
         table, (phi, last) = np.asarray(out.Phi.tables[0]), np.asarray(out.Phi.equal_time[-1])
-        np.testing.assert_allclose(table[-1] @ table[-1].T, phi, atol=1e-14)
-        np.testing.assert_allclose(out.Phi.end[-1] @ out.Phi.end[-1].T / 400, last, atol=1e-14)
+        np.testing.assert_allclose(table[-1] @ table[-1].T, phi, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(out.Phi.end[-1] @ out.Phi.end[-1].T / 400, last, rtol=0, atol=1e-14)
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_capacity_and_tolerance_do_not_change_what_is_not_dropped():
         inputs = make_inputs(2, 6)
         full, small = sampled(inputs, tolerance=1e-2), sampled(inputs, tolerance=1e-2, capacity=12)
         assert int(np.asarray(full.directions).max()) <= 12
-        np.testing.assert_allclose(full.predictions, small.predictions, atol=1e-13)
+        np.testing.assert_allclose(full.predictions, small.predictions, rtol=0, atol=1e-13)
         assert not small.overflow
         assert sampled(inputs, tolerance=1e-12, capacity=6).overflow
 

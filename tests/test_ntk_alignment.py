@@ -35,7 +35,7 @@ def test_the_aligned_kernel_is_that_of_layers_of_rank_one(depth):
 
 def test_alignment_of_orthogonal_inputs_has_a_closed_form():
     _, task, _ = ntk_alignment.build(samples=5, dim=8, target=0.7)
-    np.testing.assert_allclose(task.x @ task.x.T / 8, np.eye(5), atol=1e-12)
+    np.testing.assert_allclose(task.x @ task.x.T / 8, np.eye(5), rtol=0, atol=1e-12)
     np.testing.assert_allclose(np.mean(task.y**2), 0.49, rtol=1e-12)
     for depth in (1, 2, 5):
         kernel = ntk_alignment.aligned_kernel(depth, 1.3, task.x, task.y)

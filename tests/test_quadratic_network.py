@@ -67,9 +67,9 @@ def test_moments_close_at_every_width(protocol):
         loss, moments = quadratic_moments(
             samples, start, drive, jnp.asarray(0.5), jnp.asarray(0.3), lambda m: m, momentum=momentum
         )
-        np.testing.assert_allclose(loss, train, rtol=1e-12)
-        np.testing.assert_allclose(moments.mean, weights.mean(1), atol=1e-12)
-        np.testing.assert_allclose(moments.second, np.einsum("tnd,tne->tde", weights, weights) / 7, atol=1e-12)
+        np.testing.assert_allclose(loss, train, rtol=1e-13, atol=1e-14)
+        np.testing.assert_allclose(moments.mean, weights.mean(1), rtol=0, atol=1e-14)
+        np.testing.assert_allclose(moments.second, np.einsum("tnd,tne->tde", weights, weights) / 7, rtol=0, atol=1e-14)
 
 
 def infinite_width(task, limit, protocol):
