@@ -80,8 +80,9 @@ def into(text: str, record: dict[str, Any]) -> str:
 
 
 def compare(record: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Rows of a new run beside those of a record, as factors between the two."""
-    found = []
+    """Rows of a new run beside those of a record, as factors between the two; and how many numbers of rows with a
+    stated spread are within it, taken threefold and at least as a tenth."""
+    found, total, beyond = [], 0, []
     for name, rows in new["rows"].items():
         for row, known in zip(rows, record["rows"].get(name, []), strict=False):
             if row.get("what") == known.get("what"):
@@ -90,8 +91,14 @@ def compare(record: dict[str, Any], new: dict[str, Any]) -> list[str]:
                     for key, value in row.items()
                     if isinstance(value, float) and isinstance(known.get(key), float) and known[key]
                 }
-                stated = {f"stated spread of {key}": value for key, value in known.get("spread", {}).items()}
-                found.append(f"{name}: {line({'what': row['what']} | factors | stated)}")
+                found.append(f"{name}: {line({'what': row['what']} | factors)}")
+                spread = known.get("spread", {})
+                for key in factors.keys() & spread.keys():
+                    total += 1
+                    if abs(np.log(factors[key])) > np.log1p(max(3 * spread[key], 0.1)):
+                        beyond.append(f"{name}, {row['what']}, {key}: {factors[key]:.3g}, spread {spread[key]:.2g}")
+    if total:
+        found += [f"{total - len(beyond)} of {total} numbers agree within their stated spread", *sorted(beyond)]
     return found
 
 

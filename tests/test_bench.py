@@ -55,6 +55,20 @@ def test_a_new_run_beside_a_recorded_one(capsys, tmp_path, monkeypatch):
         assert f"{tmp_path / file}{sentence}" in capsys.readouterr().err
 
 
+def test_what_agrees_within_its_spread(capsys, tmp_path, monkeypatch):
+    values = iter((1.0, 1.2, 1.4, 1.5, 3.0))
+    monkeypatch.setattr(ensemble, "rows", lambda quick: [{"what": "ratio", "ratio": next(values)}])
+    record = ["--out", str(tmp_path / "old.json")]
+    main(["ensemble", "--repeats", "3", *record])
+    for sentences in (
+        ["1 of 1 numbers agree"],
+        ["0 of 1 numbers agree within their stated spread", "ensemble, ratio, ratio: 2.5, spread 0.17"],
+    ):
+        main(["ensemble", "--out", str(tmp_path / "new.json"), "--against", str(tmp_path / "old.json")])
+        shown = capsys.readouterr().out
+        assert all(sentence in shown for sentence in sentences)
+
+
 def test_the_readme_has_the_recorded_headlines():
     record = read(ROOT / "docs" / "results" / "benchmarks.json")
     page = (ROOT / "README.md").read_text()
