@@ -225,6 +225,12 @@ def benchmarks() -> str:
     found = json.loads(file.read_text())
     machine = ", ".join(f"{key}: {value}" for key, value in found["machine"].items())
     lines += [f"*Recorded on {found['date']}; {machine}; jax {found['versions']['jax']}.*", ""]
+    if found.get("repeats", 1) > 1:
+        lines += [
+            f"Medians of {found['repeats']} passes, ± half of their range. With `--against docs/results/benchmarks.json` "
+            "a new run says which of its numbers are within three times that, or a tenth.",
+            "",
+        ]
     for name, rows in found["rows"].items():
         first = importlib.import_module(f"limitax.bench.{name}").__doc__.partition("\n")[0].partition(": `")[0]
         lines += [f"## {name}", "", f"{first}.".replace("..", "."), ""]
@@ -234,8 +240,13 @@ def benchmarks() -> str:
 
 def row_in_words(row: dict) -> str:
     """One row of the table."""
-    cell = lambda value: f"{value:.3g}" if isinstance(value, float) else str(value)  # noqa: E731
-    rest = ", ".join(f"{name.replace('_', ' ')} {cell(value)}" for name, value in row.items() if name != "what")
+    spread = row.get("spread", {})
+
+    def cell(name, value):
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        return f"{name.replace('_', ' ')} {shown}" + (f" ± {100 * spread[name]:.2g} %" if name in spread else "")
+
+    rest = ", ".join(cell(name, value) for name, value in row.items() if name not in ("what", "spread"))
     return f"**{row['what']}**: {rest}"
 
 
