@@ -227,8 +227,9 @@ def benchmarks() -> str:
     lines += [f"*Recorded on {found['date']}; {machine}; jax {found['versions']['jax']}.*", ""]
     if found.get("repeats", 1) > 1:
         lines += [
-            f"Medians of {found['repeats']} passes, ± half of their range. With `--against docs/results/benchmarks.json` a "
-            "new run says which of its numbers are within three times that, or a tenth.",
+            f"Medians of {found['repeats']} passes, ± half of their range. "
+            "With `--against docs/results/benchmarks.json` a new run says which of its numbers are within three times "
+            "that, or a tenth.",
             "",
         ]
     for name, rows in found["rows"].items():
