@@ -100,7 +100,8 @@ def _draw_plane(ax, report) -> None:
     ax.plot(target.real, target.imag, "k+", ms=10, mew=1.2, label="target")
     ax.set(xlabel="Re $\\lambda$", ylabel="Im $\\lambda$", aspect="equal")
     ax.set_adjustable("datalim")
-    ax.set_xlim(-0.5, 1.6)
+    ax.update_datalim([(-0.4, 0.0), (1.5, 0.0)])  # room for the legend; fixed limits would be in the way of the aspect
+    ax.autoscale_view()
     ax.legend(frameon=False, fontsize=7, loc="center right")
 
 
