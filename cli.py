@@ -17,9 +17,23 @@ import tyro
 Out = Annotated[Path, tyro.conf.arg(help="folder for figure.png, result.nc and summary.json")]
 Set = Annotated[
     tuple[str, ...],
-    tyro.conf.arg(name="set", metavar="NAME=VALUE", help="settings of the system, or any argument of its parts"),
+    tyro.conf.arg(
+        name="set",
+        metavar="NAME=VALUE ...",
+        help="settings of the system (`limitax list --json` has them), or any argument of its limit, task or protocol",
+        help_behavior_hint="",
+    ),
 ]
-Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="name of a system, see `limitax list`")]
+OWN = "(default: the system's own)"
+Sizes = Annotated[
+    tuple[int, ...] | None,
+    tyro.conf.arg(metavar="INT ...", help="sizes of the finite networks", help_behavior_hint=OWN),
+]
+Seeds = Annotated[
+    int | None, tyro.conf.arg(metavar="INT", help="independent networks at every size", help_behavior_hint=OWN)
+]
+Steps = Annotated[int | None, tyro.conf.arg(metavar="INT", help="number of training steps", help_behavior_hint=OWN)]
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME", help="of a system, see `limitax list`")]
 Seed = Annotated[int, tyro.conf.arg(help="number of the random key")]
 Distributed = Annotated[
     bool, tyro.conf.arg(help="be one of several processes (of SLURM, Open MPI, Kubernetes, a TPU slice) that share it")
@@ -40,10 +54,8 @@ class Run:
     """Theory beside finite networks: a table, a picture, and the numbers in files; started again, it resumes."""
 
     name: Name
-    sizes: tuple[int, ...] | None = None
-    """Sizes of the finite networks."""
-    seeds: int | None = None
-    """Independent networks at every size."""
+    sizes: Sizes = None
+    seeds: Seeds = None
     set_: Set = ()
     full: bool = False
     """The settings of the paper's figure."""
@@ -60,8 +72,7 @@ class Optimise:
     name: Name
     over: tuple[str, ...] = ("learning_rate",)
     """What is free: names of arguments of protocol, limit or task."""
-    steps: int | None = None
-    """Number of training steps."""
+    steps: Steps = None
     set_: Set = ()
     full: bool = False
     """The settings of the paper's figure."""

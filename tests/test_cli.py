@@ -145,6 +145,15 @@ def test_unknown_words_are_exit_code_2(capsys, arguments):
     assert error
 
 
+@pytest.mark.parametrize("command", ["run", "optimise"])
+def test_help_says_what_to_give_and_what_is_taken_otherwise(capsys, command):
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    assert "--set NAME=VALUE ..." in out
+    assert "(default: the system's own)" in " ".join(out.replace("│", "").split())
+    assert "None" not in out
+
+
 @pytest.mark.parametrize("command", [SMALL, ["optimise", "power-law-sgd"], ["quickstart"]])
 def test_a_folder_that_cannot_be_is_found_before_any_work(capsys, tmp_path, monkeypatch, command):
     from limitax import limits, studies
