@@ -248,7 +248,7 @@ def row_in_words(row: dict) -> str:
         return f"{name.replace('_', ' ')} {shown}" + (f" ± {100 * spread[name]:.2g} %" if name in spread else "")
 
     rest = ", ".join(cell(name, value) for name, value in row.items() if name not in ("what", "spread"))
-    return f"**{row['what']}**: {rest}"
+    return f"**{row['what']}**" + (f": {rest}" if rest else "")
 
 
 def reference(module: str, title: str) -> str:

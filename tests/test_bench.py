@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import limitax as lx
 import pytest
-from limitax.bench import ensemble
+from limitax.bench import ensemble, neural_tangents
 from limitax.bench.__main__ import main, names
-from limitax.bench._record import HEADLINES, headlines, into, read
+from limitax.bench._record import HEADLINES, compare, headlines, into, merged, read
 
 ROOT = Path(__file__).parent.parent
 
@@ -74,3 +75,43 @@ def test_the_readme_has_the_recorded_headlines():
     page = (ROOT / "README.md").read_text()
     assert into(page, record) == page
     assert headlines(record).count("\n| ") == len(HEADLINES)
+
+
+def _python(folder, lines):
+    """A program in place of a Python."""
+    file = folder / "python"
+    file.write_text(f"#!/bin/sh\n{lines}\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+def test_a_comparison_without_the_other_software_says_so(capsys, tmp_path, monkeypatch):
+    def said(python):
+        monkeypatch.setenv(neural_tangents.VARIABLE, python)
+        (row,) = neural_tangents.rows(quick=True)
+        assert list(row) == ["what"]
+        return row["what"]
+
+    assert said("").startswith("skipped: LIMITAX_NEURAL_TANGENTS names no Python with neural-tangents; docs/comparison")
+    assert said(str(tmp_path / "none")).endswith("none, which does not start: No such file or directory.")
+    failing = _python(tmp_path, "echo 'a line' >&2; echo 'ImportError: no such module' >&2; exit 1")
+    assert said(failing).endswith("python, which ends with: ImportError: no such module")
+    main(["neural_tangents", "--quick", "--out", str(tmp_path / "bench.json")])
+    assert "what=skipped: " in capsys.readouterr().out
+    rows = read(tmp_path / "bench.json")["rows"]
+    assert merged([rows, rows]) == rows
+    measured = {"neural_tangents": [{"what": "tangent kernel", "difference": 0.1}]}
+    assert compare({"rows": rows}, {"rows": measured}) == []
+
+
+def test_the_other_software_is_asked_in_a_python_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv(
+        neural_tangents.VARIABLE, _python(tmp_path, f"cp $3 {tmp_path}/question; echo '{{\"a\": 1}}' > $4")
+    )
+    task = lx.tasks.sphere(samples=3, dim=2, test_samples=1)
+    assert neural_tangents._ask(task, task.x, [("erf", 2)], [0.0, 1.0]) == {"a": 1}
+    question = json.loads((tmp_path / "question").read_text())
+    assert question["cases"] == [["erf", 2, 1.0]]
+    assert {name: len(question[name]) for name in ("x", "y", "x_test", "crowd", "times")} == {
+        "x": 3, "y": 3, "x_test": 1, "crowd": 3, "times": 2
+    }  # fmt: skip
