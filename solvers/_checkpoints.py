@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ class Checkpoints:
         **Raises:** `OSError` where it cannot be written, as on a full disk; what was saved before is intact.
         """
         folder, first = self._folder(step), jax.process_index() == 0
+        # what is without entries cannot be stored: a number is, and the seal knows the shape
+        empty = {name: np.shape(leaf) for name, leaf in _named(tree) if 0 in np.shape(leaf)}
+        tree = _exchanged(tree, dict.fromkeys(empty, (1,)), np.zeros)
         try:
             if first:
                 self._seal(step).unlink(missing_ok=True)
@@ -104,7 +108,7 @@ class Checkpoints:
                 start = time.monotonic()
                 checkpointer.save(folder, args=orbax.args.StandardSave({"tree": tree}), force=True)
             if first:
-                self._write(self._seal(step).name, {"about": about, "files": _digests(folder)})
+                self._write(self._seal(step).name, {"about": about, "files": _digests(folder), "empty": empty})
         except Exception as error:  # the storage library reports a full disk by errors of many classes
             with contextlib.suppress(OSError):
                 self._sweep_up(self._entries())
@@ -137,19 +141,25 @@ class Checkpoints:
 
         **Raises:** `ValueError` where it is damaged, or has other shapes.
         """
-        folder, like = self._folder(step), None if like is None else {"tree": like}
+        folder = self._folder(step)
         try:
-            if json.loads(self._seal(step).read_text())["files"] != _digests(folder):
+            seal = json.loads(self._seal(step).read_text())
+            if seal["files"] != _digests(folder):
                 raise ValueError("its files are not those that were written")
+            empty = {name: tuple(shape) for name, shape in seal.get("empty", {}).items()}
+            stored = (
+                None if like is None else {"tree": _exchanged(like, dict.fromkeys(empty, (1,)), jax.ShapeDtypeStruct)}
+            )
             with _quiet() as orbax, _checkpointer(orbax) as checkpointer:
-                tree = checkpointer.restore(folder, args=orbax.args.StandardRestore(like))
+                tree = checkpointer.restore(folder, args=orbax.args.StandardRestore(stored))["tree"]
+            tree = _exchanged(tree, empty, np.zeros)
             if like is not None:
                 shapes = [[(np.shape(leaf), leaf.dtype) for leaf in jax.tree.leaves(one)] for one in (tree, like)]
                 if shapes[0] != shapes[1]:
                     raise ValueError("its arrays have other shapes")
         except Exception as error:  # and damage by as many
             raise self._damaged(step, _sentence(error)) from None
-        return tree["tree"]
+        return tree
 
     def _damaged(self, step: int, reason: str) -> ValueError:
         return ValueError(
@@ -281,6 +291,18 @@ def _digests(folder: Path) -> dict[str, str]:
     """Of every file in a folder: the storage itself has none of its large arrays."""
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
     return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves by names that stay when named tuples come back as dictionaries."""
+    name = partial(jax.tree_util.keystr, simple=True, separator="/")
+    return [(name(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+
+
+def _exchanged(tree: Any, shapes: dict[str, tuple[int, ...]], make: Callable[..., Any]) -> Any:
+    """The tree with leaves of these shapes in place of those with these names."""
+    leaves = [make(shapes[name], leaf.dtype) if name in shapes else leaf for name, leaf in _named(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 def _difference(known: Any, wanted: Any, name: str = "") -> str | None:

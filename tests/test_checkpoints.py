@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +28,24 @@ def test_saves_and_restores(tmp_path):
     assert again.choices == {"chunk": 5}
     same(again.restore(3, LIKE), TREE)
     assert all(isinstance(leaf, np.ndarray) for leaf in again.restore(3, LIKE).values())
+
+
+def test_arrays_without_entries_come_back(tmp_path):
+    class Fields(NamedTuple):
+        z: np.ndarray
+        a: np.ndarray
+
+    tree = {"seen": [Fields(np.zeros((3, 0), np.float32), np.arange(2)), np.zeros(0, np.int32)], "x": np.ones(1)}
+    saved = Checkpoints(tmp_path, CONFIGURATION)
+    saved.save(0, tree)
+    like = jax.tree.map(np.zeros_like, tree)
+    found = saved.restore(0, like)
+    assert isinstance(found["seen"][0], Fields)
+    same(found, tree)
+    assert [leaf.dtype for leaf in jax.tree.leaves(found)] == [leaf.dtype for leaf in jax.tree.leaves(tree)]
+    assert saved.restore(0)["seen"][0]["z"].shape == (3, 0)
+    with raises(ValueError, "its arrays have other shapes"):
+        saved.restore(0, like | {"seen": [like["seen"][0], np.zeros(1, np.int32)]})
 
 
 def test_refuses_another_configuration(tmp_path):
