@@ -167,7 +167,7 @@ def test_a_march_goes_on_where_it_stopped(options, tmp_path, saves):
 
 @SLOW
 def test_a_march_whose_bases_grow(tmp_path, saves, monkeypatch):
-    monkeypatch.setattr(lx.limits.MLP, "_room", lambda self, task, rank: 4)
+    monkeypatch.setattr("limitax.limits._mlp_problem.Problem.room", 4)
     options = {"depth": 2, "keep": None, "replicas": 2}
     whole = march(None, **options)
     assert dict(whole.attributes)["rank"] > 4
