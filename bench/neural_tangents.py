@@ -5,7 +5,7 @@ neural-tangents needs a JAX older than ours, so it is asked in a Python of its o
 
 Theirs is the NTK parameterisation: weights of unit variance times `W_std` over the root of the fan-in. With `W_std` s
 in every layer it is `limits.MLP` at richness 0 with `init_scale` s and `rate_scale` s^2, the square of what their
-weights are multiplied with. Kernels of erf and of ReLU layers are closed forms on both sides; our training is sampled.
+weights are multiplied with. Kernels of erf and of ReLU layers are closed forms on both sides.
 """
 
 import json
@@ -20,6 +20,7 @@ import numpy as np
 
 from ..limits import MLP
 from ..problems import GradientDescent, tasks
+from ..solvers import SampleAxis
 from ._clock import best_seconds, print_rows
 
 VARIABLE = "LIMITAX_NEURAL_TANGENTS"
@@ -48,7 +49,7 @@ def rows(quick: bool = False) -> list[dict[str, Any]]:
         limit = MLP(case[1], case[0], 0.0, init_scale=SCALES[case[0]], rate_scale=SCALES[case[0]] ** 2)
         about = {"activation": case[0], "depth": case[1], "samples": samples, "theirs": theirs["versions"]}
         found.append({"what": "tangent kernel"} | about | _kernel(limit, task, crowd, answer, particles))
-        found.append({"what": "training curve"} | about | _curve(limit, task, answer, particles, steps))
+        found.append({"what": "training curve"} | about | _curve(limit, task, answer, steps))
     return found
 
 
@@ -58,7 +59,7 @@ def _kernel(limit, task, crowd, theirs, particles: int) -> dict[str, Any]:
     expected = np.asarray(theirs["kernel"])
 
     def sampled(seed):
-        how = {"approximation": "static_kernel", "samples": particles, "replicas": 1, "precision": "double"}
+        how = {"axis": SampleAxis(), "samples": particles, "replicas": 1, "precision": "double"}
         return limit.solve(task, GradientDescent(0.0, steps=1), key=jax.random.key(seed), **how).extras["ntk"][0]
 
     draws = np.array([sampled(seed) for seed in range(4)])
@@ -77,31 +78,26 @@ def _kernel(limit, task, crowd, theirs, particles: int) -> dict[str, Any]:
     }
 
 
-def _curve(limit, task, theirs, particles: int, steps: int) -> dict[str, Any]:
-    """Their gradient flow, on training and test samples, against our descent: apart by the size of a step and by our
-    sampling. Half of the rate halves the first, and `difference` is what is left at rate 0, by extrapolation."""
+def _curve(limit, task, theirs, steps: int) -> dict[str, Any]:
+    """Their gradient flow, on training and test samples, against our descent: apart by the size of a step. Half of the
+    rate halves that, and `difference` is what is left at rate 0, by extrapolation."""
     flow = np.concatenate([theirs["train"], theirs["test"]], axis=1)
 
     def ours(finer):
-        protocol = GradientDescent(TIME / steps / finer, steps=finer * steps)
-        how = {"samples": particles, "keep": None, "precision": "double"}
-        return limit.solve(task, protocol, key=jax.random.key(0), **how)
+        return limit.solve(task, GradientDescent(TIME / steps / finer, steps=finer * steps), keep=None)
 
     def both(found):
-        return np.concatenate([found["predictions"], found["test_predictions"]], axis=1)
+        return np.concatenate([found.predictions, found.test_predictions], axis=1)
 
-    runs = {finer: ours(finer) for finer in (1, 2, 4)}
-    once, twice, four = (both(vars(run))[::finer] for finer, run in runs.items())
-    left = (once - 6 * twice + 8 * four) / 3  # second order
+    once, twice, four = (both(ours(finer))[::finer] for finer in (1, 2, 4))
+    left = (once - 6 * twice + 8 * four) / 3  # of third order in the rate
     norm = np.linalg.norm(flow)
     distance = lambda curve: float(np.linalg.norm(curve - flow) / norm)  # noqa: E731
-    seconds = best_seconds(lambda: ours(1).predictions, repeats=1)
+    seconds = best_seconds(lambda: ours(1).predictions)
     return {
         "difference": distance(left),
-        "sampling_error": float(np.linalg.norm(both(runs[1].errors())) / norm),
         "difference_at_the_rate": distance(once),
         "difference_at_half_the_rate": distance(twice),
-        "particles": particles,
         "steps": steps,
         "ratio": seconds / theirs["curve_seconds"],
         "our_seconds": seconds,

@@ -19,7 +19,8 @@ from ..problems import _checks as checks
 from ..solvers import AbstractFieldAxis, LazyKernels, SpikedMatrix, as_float, double, resumable
 from ._base import AbstractLimit
 from ._memory import Cost
-from ._mlp_problem import check_task, kernels_of_the_start, outputs, pose
+from ._mlp_lazy import kernels_of_the_start
+from ._mlp_problem import check_task, outputs, pose
 from ._spectrum import Spectrum, check_layer, missing, spiked_spectrum
 
 
@@ -133,7 +134,9 @@ class MLP(AbstractLimit):
         - `samples`: number of particles over all replicas, rounded up to whole pairs. The error is
             O(`samples`$^{-1/2}$) with a bias of O(`replicas / samples`). Linear networks need none and have no error.
         - `replicas`: independent runs, whose mean is returned and whose spread gives `sampling_error`.
-        - `axis`: `SampleAxis()` or `CoefficientAxis()` (exact, identity only); the default goes by the activation.
+        - `axis`: `SampleAxis()` or `CoefficientAxis()` (exact, identity only); the default goes by the activation. The
+            lazy limit needs neither by default, but for weight decay, densities, and activations with kinks that have
+            no closed form: it is descent with `lazy_kernels`, without sampling.
         - `tolerance`: a field brings a new basis direction if it has more than this share of its variance outside
             of the basis. By default twice the inverse number of particles of a replica; 1e-18 if exact.
         - `rank`: directions that fit in a basis, which sets the memory. The default grows, where values are concrete,
@@ -248,8 +251,12 @@ class MLP(AbstractLimit):
         return spiked_spectrum(self.spiked_matrices(trajectory, layer), trajectory, count)
 
     def spiked_matrices(self, trajectory: Trajectory, layer: int) -> SpikedMatrix:
-        """What `spiked_spectrum` needs of a weight matrix."""
+        """What `spiked_spectrum` needs of a weight matrix. **Raises:** `ValueError` where there are no directions."""
         layer = check_layer(layer, 1, self.depth)
+        if dict(trajectory.attributes).get("rank", 0) is None:
+            raise ValueError(
+                "trajectory was solved by the kernel of the lazy limit, which has no directions; use axis=SampleAxis()."
+            )
         names = f"core_{layer}", f"response_phi_{layer}", f"response_g_{layer}", "decay"
         missing(trajectory, names)
         with double():

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..nets._activations import activation_function
 from ..nets._batches import batch_weights, check_batch, whole_batch_size
@@ -36,20 +37,18 @@ from ..solvers import (
     AbstractFieldAxis,
     Checkpoints,
     CoefficientAxis,
-    LazyKernels,
     MarchInputs,
     MarchOptions,
     SampleAxis,
     as_float,
     context,
     in_precision,
-    lazy_kernels,
-    pair_averages,
     to_host,
     without_derivative,
 )
 from ._memory import Cost
 from ._mlp_cost import march_cost
+from ._mlp_lazy import by_layer, is_resolved, lazy_cost, shares, solve_lazy, static
 from ._mlp_pieces import solve_in_pieces
 from ._mlp_solution import record, solve_mlp
 
@@ -77,7 +76,7 @@ class Problem:
     task: Dataset
     protocol: Any
     key: Any
-    axis: AbstractFieldAxis
+    axis: AbstractFieldAxis | None  # None: no fields, but descent with the kernel of the start
     samples: int  # as asked for; of every replica there are `particles`
     particles: int
     replicas: int
@@ -112,16 +111,19 @@ class Problem:
             | {"versions": versions()}
         )
 
-    def sized(self, room: int) -> AbstractFieldAxis:
+    def sized(self, axis: AbstractFieldAxis, room: int) -> AbstractFieldAxis:
         """The field axis for bases with so much room."""
         several = outputs(self.task) or 1
         slots = room + len(self.task.x) * (1 if several == 1 else 1 + several)
-        return self.axis.sized(self.particles, slots, feedback=self.options.feedback != "transported")
+        return axis.sized(self.particles, slots, feedback=self.options.feedback != "transported")
 
     def cost(self, room: int) -> Cost:
         """Of one solution with so much room."""
-        steps, depth, axis = self.protocol.steps, self.limit.depth, self.sized(room)
-        return march_cost(self.task, steps, depth, room, axis, self.options, self.replicas, self.keep, self.precision)
+        steps, depth = self.protocol.steps, self.limit.depth
+        if self.axis is None:
+            return lazy_cost(self.task, steps, depth, outputs(self.task) or 1, self.replicas, self.keep)
+        axis, precision = self.sized(self.axis, room), self.precision
+        return march_cost(self.task, steps, depth, room, axis, self.options, self.replicas, self.keep, precision)
 
     def solve(self, memory_limit=None, saved: Checkpoints | None = None) -> tuple[Trajectory, float | None]:
         """The record, and the rate below which descent is stable at the start; with `saved`, replica by replica."""
@@ -129,37 +131,45 @@ class Problem:
         while True:
             grows = self.rank is None and room < self.most
             self.cost(room).check("MLP.solve", memory_limit)
-            solution = self._solve(room, grows, number, saved)
+            solution = self._solve_lazily() if self.axis is None else self._solve(self.axis, room, grows, number, saved)
             if solution is not None and not (grows and checks.concrete(solution.code) == OVERFLOW):
                 break
             room, number = min(2 * room, self.most), number + self.replicas
         solution = to_host(solution)
-        exact = isinstance(self.axis, CoefficientAxis)
+        sampled = isinstance(self.axis, SampleAxis)
         attributes = (
             ("key", key_name(self.key)),
-            ("samples", None if exact else self.particles * self.replicas),
+            ("samples", self.particles * self.replicas if sampled else None),
             ("replicas", self.replicas),
-            ("rank", room),
+            ("rank", None if self.axis is None else room),
             ("precision", self.precision),
         )
         trajectory = record(solution, self.task.has_test, loss_name(self.limit.loss), attributes)
         return trajectory, self._stable_below(solution.largest_eigenvalue)
 
-    def _solve(self, room: int, grows: bool, number: int, saved: Checkpoints | None):
+    def _solve_lazily(self) -> Any:
+        options, how = self.options, static(self.limit) | {"loss": self.limit.loss, "keep": self.keep}
+        with context("double"):
+            inputs = self._inputs()._replace(sample_weights=self._sample_weights())
+            floats = as_float((inputs, self.task.y_test, shares(self.limit)))
+            run: Any = partial(_run_lazily, error=options.error, feedback=options.feedback, **how)
+            return (in_precision(run, "double") if self.adjoint == "tape" else run)(floats, None)
+
+    def _solve(self, axis: AbstractFieldAxis, room: int, grows: bool, number: int, saved: Checkpoints | None) -> Any:
         with context(self.precision):
             inputs = self._inputs()._replace(sample_weights=self._sample_weights())
             floats, small = as_float(((inputs, self.task.y_test), self.tolerance))
             if self.limit.activation == "relu" and not self.options.gated:
                 floats = without_derivative(floats, _RELU)
-            static = {"options": self.options, "loss": self.limit.loss, "replicas": self.replicas, "keep": self.keep}
-            static |= {"leading_order": self.leading_order, "adjoint": self.adjoint}
-            static |= {"axis": self.sized(room), "capacity": room}
+            how = {"options": self.options, "loss": self.limit.loss, "replicas": self.replicas, "keep": self.keep}
+            how |= {"leading_order": self.leading_order, "adjoint": self.adjoint}
+            how |= {"axis": self.sized(axis, room), "capacity": room}
 
             def run(tolerance, first) -> Any:
                 own = floats, (self.key, tolerance)
                 if saved is not None:
-                    return _run_in_pieces(*own, **static, saved=saved, grows=grows, first=first)
-                whole: Any = partial(_run, **static)
+                    return _run_in_pieces(*own, **how, saved=saved, grows=grows, first=first)
+                whole: Any = partial(_run, **how)
                 return (in_precision(whole, self.precision) if self.adjoint == "tape" else whole)(*own)
 
             solution = run(small, number)
@@ -225,18 +235,25 @@ def pose(
     checks.choice("precision", precision, (None, "double", "single"))
     checks.flag("densities", densities)
     linear = limit.activation == "identity" and not isinstance(limit.rule, GatedLinear)
+    options = _options(limit, task, approximation, keep, densities, test_batch)
     if axis is None:
-        axis = CoefficientAxis() if linear else SampleAxis()
-    checks.instance("axis", axis, AbstractFieldAxis, "SampleAxis() or CoefficientAxis()")
+        # A kernel that stays needs no particles, unless something else is to be seen of them. Decay shrinks it.
+        decay = checks.concrete(protocol.weight_decay)
+        stays = options.lazy and decay is not None and not np.any(decay)
+        by_kernel = stays and not densities and precision != "single" and not linear
+        if not (by_kernel and is_resolved(limit, task.x)):
+            axis = CoefficientAxis() if linear else SampleAxis()
+    if axis is not None:
+        checks.instance("axis", axis, AbstractFieldAxis, "SampleAxis() or CoefficientAxis()")
     exact, leading = isinstance(axis, CoefficientAxis), approximation == "leading_order"
     if exact and not linear:
         raise ValueError('CoefficientAxis is exact for linear networks only; it needs activation="identity".')
     samples, replicas = checks.integer("samples", samples, low=2), checks.integer("replicas", replicas)
-    if exact and not (isinstance(protocol, MinibatchSGD) and protocol.seed is None):
+    if (exact or axis is None) and not (isinstance(protocol, MinibatchSGD) and protocol.seed is None):
         replicas = 1  # nothing is random
     particles = 2 * -(-samples // (2 * replicas))
     if precision is None:
-        precision = "double" if exact or leading or jnp.result_type(float) == jnp.float64 else "single"
+        precision = "double" if exact or axis is None or leading or jnp.result_type(float) == jnp.float64 else "single"
     if tolerance is None:
         # The leading order is what the smallest moves do: nothing may be dropped.
         tolerance = (1e-18 if precision == "double" else 1e-9) if exact else 1e-12 if leading else 2.0 / particles
@@ -251,7 +268,7 @@ def pose(
         replicas=replicas,
         tolerance=checks.number("tolerance", tolerance, above=0.0, below=1.0),
         rank=None if rank is None else checks.integer("rank", rank),
-        options=_options(limit, task, approximation, keep, densities, test_batch),
+        options=options,
         keep=keep,
         leading_order=leading,
         adjoint=adjoint,
@@ -294,34 +311,6 @@ def outputs(task) -> int | None:
     return task.y.shape[1] if task.y.ndim == 2 else None
 
 
-def by_layer(limit, value):
-    """One number for every layer."""
-    return jnp.broadcast_to(jnp.asarray(value), (limit.depth + 1,))
-
-
-def kernels_of_the_start(limit, x, z) -> LazyKernels:
-    """See `MLP.lazy_kernels`."""
-    x, z = checks.array("x", x, ndim=(2,), place="sample"), checks.array("z", z, ndim=(2,), place="sample")
-    if x.shape[1] != z.shape[1]:
-        raise ValueError(f"x and z must have inputs of one dimension; the shapes are {x.shape} and {z.shape}.")
-    frozen, gated = isinstance(limit.rule, FeedbackAlignment), isinstance(limit.rule, GatedLinear)
-    averages = pair_averages(limit.activation, activation_function(limit.activation))
-
-    def run(floats, _):
-        limit, x, z = floats
-        taught = by_layer(limit, limit.rate_scale)
-        if frozen:
-            taught = taught * limit.rule.correlation ** jnp.arange(limit.depth, -1, -1)
-        elif isinstance(limit.rule, (DirectFeedbackAlignment, Hebb)):
-            taught = taught * (jnp.arange(limit.depth + 1) == limit.depth)
-        scales = by_layer(limit, limit.init_scale), limit.bias_scale, taught
-        return lazy_kernels(x, z, *scales, averages, biased=limit.has_biases, gated=gated)
-
-    with context("double"):
-        found = in_precision(run, "double")(as_float((limit, x, z)), None)
-    return to_host(found)
-
-
 @dataclass(frozen=True)
 class _ErrorSignal:
     """The error signal of a loss, equal for equal losses, so that it is compiled once."""
@@ -334,6 +323,10 @@ class _ErrorSignal:
 
 def _run(floats, rest, *, axis, **options):
     return solve_mlp(*floats, *rest, axis, **options)
+
+
+def _run_lazily(floats, _, **options):
+    return solve_lazy(*floats, **options)
 
 
 def _run_in_pieces(floats, rest, *, axis, **options):

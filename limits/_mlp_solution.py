@@ -106,16 +106,9 @@ def march_replicas(
 
 def average(inputs: MarchInputs, y_test: Array | None, observed, overflow, trained, *, loss, keep) -> Solution:
     """Means over replicas, and what follows from them."""
-    replicas = len(overflow)
     if keep is not None and "ntk" in observed:
         observed |= jax.vmap(partial(diagnose, inputs))(observed)
-    every = observed | losses(loss, inputs.y, y_test, observed)
-    error = None
-    if replicas > 1:
-        error = {name: jnp.std(value, axis=0, ddof=1) / replicas**0.5 for name, value in every.items()}
-    mean = {name: jnp.mean(value, axis=0) for name, value in observed.items()}
-    mean |= losses(loss, inputs.y, y_test, mean)
-
+    mean, error = means(loss, inputs.y, y_test, observed)
     diverged = first_divergence(mean["train_loss"]).astype(jnp.int32)
     code = jnp.where(jnp.any(overflow), OVERFLOW, jnp.where(diverged >= 0, DIVERGED, CONVERGED)).astype(jnp.int32)
     largest = None
@@ -125,13 +118,24 @@ def average(inputs: MarchInputs, y_test: Array | None, observed, overflow, train
         mean.pop("ntk", None)
     elif "ntk" in mean and inputs.y.ndim == 2:
         for values in (mean, error or {}):
-            values |= {"ntk": _between_outputs(values["ntk"], *inputs.y.shape)} if values else {}
+            values |= {"ntk": between_outputs(values["ntk"], *inputs.y.shape)} if values else {}
     take = lambda names: {name: mean.pop(name) for name in names if name in mean}  # noqa: E731
     curves = take(("predictions", "test_predictions", "train_loss", "test_loss"))
     kernels = [(kind, l) for kind in ("Phi", "G") for l in range(1, len(inputs.init_scale))]
     kernels = {(kind, l): K for kind, l in kernels for K in take((f"{kind}_{l}",)).values()}
     matrices = {} if trained is None else trained_matrices(trained)
     return Solution(curves, kernels, mean, error, code, diverged, largest, matrices)
+
+
+def means(loss, y, y_test, observed) -> tuple[dict[str, Array], dict[str, Array] | None]:
+    """Means over the first axis, the losses of these means, and standard errors where there are several replicas."""
+    replicas = len(observed["predictions"])
+    error = None
+    if replicas > 1:
+        every = observed | losses(loss, y, y_test, observed)
+        error = {name: jnp.std(value, axis=0, ddof=1) / replicas**0.5 for name, value in every.items()}
+    mean = {name: jnp.mean(value, axis=0) for name, value in observed.items()}
+    return mean | losses(loss, y, y_test, mean), error
 
 
 def record(solution: Solution, has_test: bool, convention: str, attributes) -> Trajectory:
@@ -171,7 +175,8 @@ def _observe(inputs: MarchInputs, key, tolerance, *, axis, options: MarchOptions
     return found, out.overflow, out.trained
 
 
-def _between_outputs(K, samples: int, outputs: int) -> Float[Array, "time samples outputs samples outputs"]:
+def between_outputs(K, samples: int, outputs: int) -> Float[Array, "time samples outputs samples outputs"]:
+    """A tangent kernel with axes for outputs."""
     if K.shape[-1] == samples:  # all outputs have one kernel; nothing else needs the large one
         return K[:, :, None, :, None] * jnp.eye(outputs, dtype=K.dtype)[:, None, :]
     return K.reshape(-1, samples, outputs, samples, outputs)

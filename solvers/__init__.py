@@ -39,7 +39,7 @@ from ._deterministic_equivalent import (
 from ._devices import device_count, devices, gather, shard, spread_map
 from ._feature_dynamics import FeatureDynamics, FeatureResponses, feature_dynamics, feature_responses
 from ._field_axis import AbstractFieldAxis, CoefficientAxis, SampleAxis
-from ._gaussian_averages import PairAverages, pair_averages
+from ._gaussian_averages import PairAverages, has_closed_form, pair_averages
 from ._hidden_layer import HiddenLayer, Units, gaussian_grid, initial_units, mean_predictions
 from ._impulse_response import UNRESOLVED, arnoldi, fit_impulse_response, laguerre_terms, two_largest_eigenvalues
 from ._lazy_kernels import LazyKernels, lazy_kernels
@@ -160,6 +160,7 @@ __all__ = [
     "from_lower",
     "gather",
     "gaussian_grid",
+    "has_closed_form",
     "in_child",
     "in_precision",
     "initial_units",

@@ -29,8 +29,12 @@ class PairAverages(NamedTuple):
 def pair_averages(activation: str | Callable, function: Callable) -> Callable[..., PairAverages]:
     """How to average an activation: in closed form if it has one by this name, else by a series of Hermite polynomials
     of the elementwise `function`. To be called with the variances of a and b and their covariance, which broadcast."""
-    closed = {"relu": _relu, "erf": _erf, "identity": _identity}
-    return closed[activation] if isinstance(activation, str) and activation in closed else partial(_series, function)
+    return _CLOSED[activation] if has_closed_form(activation) else partial(_series, function)
+
+
+def has_closed_form(activation: str | Callable) -> bool:
+    """Whether the averages of an activation do not need the series."""
+    return isinstance(activation, str) and activation in _CLOSED
 
 
 def _relu(first, second, covariance) -> PairAverages:
@@ -49,6 +53,9 @@ def _erf(first, second, covariance) -> PairAverages:
 
 def _identity(first, second, covariance) -> PairAverages:
     return PairAverages(covariance, jnp.ones_like(covariance))
+
+
+_CLOSED: dict[Any, Callable[..., PairAverages]] = {"relu": _relu, "erf": _erf, "identity": _identity}
 
 
 def _series(function: Callable, first, second, covariance) -> PairAverages:

@@ -15,12 +15,15 @@ class LazyKernels(NamedTuple):
     r"""Kernels between two sets of inputs.
 
     `Phi[l]`, l = 0..depth, are $\langle\phi(h^l)\phi(h^l)\rangle$, with the inputs' own first; `G[l]`, l = 0..depth,
-    are $\langle g^{l+1}g^{l+1}\rangle$, what the weights $W^l$ see, the readout's one last. `tangent` $K$ is what moves
-    outputs, $df/d\tau = \frac1PK\Delta$. `truncation` is that of `PairAverages`, the largest.
+    are $\langle g^{l+1}g^{l+1}\rangle$, what the weights $W^l$ see, the readout's one last; `slopes[l]`, l < depth, are
+    $\langle\phi'(h^{l+1})\phi'(h^{l+1})\rangle$. `tangent` $K$ moves outputs, $df/d\tau = \frac1PK\Delta$, and is the
+    sum of what every layer adds, `of_layers[l]`. `truncation` is that of `PairAverages`, the largest.
     """
 
     Phi: tuple[Float[Array, "rows columns"], ...]
     G: tuple[Float[Array, "rows columns"], ...]
+    slopes: tuple[Float[Array, "rows columns"], ...]
+    of_layers: tuple[Float[Array, "rows columns"], ...]
     tangent: Float[Array, "rows columns"]
     truncation: Float[Array, ""] | float
 
@@ -70,8 +73,9 @@ def lazy_kernels(
     for scale, slope in zip(init_scale[:0:-1], slopes[::-1], strict=True):
         G = [scale**2 * slope * G[0], *G]
     ends = [float(biased)] * len(slopes) + [0.0]
-    terms = [r * g * (phi + end) for r, g, phi, end in zip(taught, G, Phi, ends, strict=True)]
-    return LazyKernels(tuple(Phi), tuple(G), jnp.sum(jnp.stack(terms), axis=0), jnp.max(jnp.stack(truncation)))
+    terms = tuple(r * g * (phi + end) for r, g, phi, end in zip(taught, G, Phi, ends, strict=True))
+    tangent, largest = jnp.sum(jnp.stack(terms), axis=0), jnp.max(jnp.stack(truncation))
+    return LazyKernels(tuple(Phi), tuple(G), tuple(slopes), terms, tangent, largest)
 
 
 def _of_pairs(averages, covariances) -> tuple[PairAverages, ...]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import limitax as lx
 import numpy as np
 import pytest
+from limitax.solvers import SampleAxis
 from scipy.integrate import dblquad
 
 from .helpers import raises, small_task
@@ -71,7 +72,7 @@ def test_the_limit_starts_with_them(name):
     exact = limit.lazy_kernels(TASK.x)
     distances = []
     for samples in (2_000, 32_000):
-        options = {"samples": samples, "replicas": 16, "keep": "diagonal"}
+        options = {"samples": samples, "replicas": 16, "keep": "diagonal", "axis": SampleAxis()}
         theory = limit.solve(TASK, lx.GradientDescent(0.1, steps=1), **options)
         pairs = [(theory.extras["ntk"][0], exact.tangent)]
         pairs += [(theory.kernels["Phi", l][0], exact.Phi[l]) for l in (1, 2)]

@@ -98,7 +98,7 @@ def test_zero_richness_is_gradient_descent_with_the_static_kernel():
 @pytest.mark.slow
 def test_small_richness_approaches_the_static_kernel_for_nonlinear_networks():
     limit = lambda richness: limits.MLP(2, "tanh", richness, bias_scale=0.3)  # noqa: E731
-    lazy, near = (limit(r).solve(TASK, PROTOCOL, **SMALL) for r in (0.0, 0.02))
+    lazy, near = (limit(r).solve(TASK, PROTOCOL, axis=SampleAxis(), **SMALL) for r in (0.0, 0.02))
     np.testing.assert_allclose(near.predictions, lazy.predictions, atol=1e-3)
     np.testing.assert_allclose(near.test_predictions, lazy.test_predictions, atol=0.02)
 
