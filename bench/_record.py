@@ -80,9 +80,11 @@ def into(text: str, record: dict[str, Any]) -> str:
 
 
 def compare(record: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Rows of a new run beside those of a record, as factors between the two; and how many numbers of rows with a
-    stated spread are within it, taken threefold and at least as a tenth."""
+    """Rows of a new run beside those of a record, as factors between the two; and how many of its numbers with a stated
+    spread are within three times that. A few passes say little of a single number's, so that the typical spread of the
+    record is the least."""
     found, total, beyond = [], 0, []
+    typical = typical_spread(record)
     for name, rows in new["rows"].items():
         for row, known in zip(rows, record["rows"].get(name, []), strict=False):
             if row.get("what") == known.get("what"):
@@ -95,11 +97,17 @@ def compare(record: dict[str, Any], new: dict[str, Any]) -> list[str]:
                 spread = known.get("spread", {})
                 for key in factors.keys() & spread.keys():
                     total += 1
-                    if abs(np.log(factors[key])) > np.log1p(max(3 * spread[key], 0.1)):
+                    if abs(np.log(factors[key])) > np.log1p(3 * max(spread[key], typical)):
                         beyond.append(f"{name}, {row['what']}, {key}: {factors[key]:.3g}, spread {spread[key]:.2g}")
     if total:
         found += [f"{total - len(beyond)} of {total} numbers agree within their stated spread", *sorted(beyond)]
     return found
+
+
+def typical_spread(record: dict[str, Any]) -> float:
+    """The median of all stated spreads; 0 if there are none."""
+    stated = [value for rows in record["rows"].values() for row in rows for value in row.get("spread", {}).values()]
+    return float(np.median(stated)) if stated else 0.0
 
 
 def read(path: Path) -> dict[str, Any]:

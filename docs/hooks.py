@@ -226,10 +226,11 @@ def benchmarks() -> str:
     machine = ", ".join(f"{key}: {value}" for key, value in found["machine"].items())
     lines += [f"*Recorded on {found['date']}; {machine}; jax {found['versions']['jax']}.*", ""]
     if found.get("repeats", 1) > 1:
+        typical = importlib.import_module("limitax.bench._record").typical_spread(found)
         lines += [
-            f"Medians of {found['repeats']} passes, ± half of their range. "
-            "With `--against docs/results/benchmarks.json` a new run says which of its numbers are within three times "
-            "that, or a tenth.",
+            f"Medians of {found['repeats']} passes, ± half of their range; that of a typical number is "
+            f"{100 * typical:.2g} %. With `--against docs/results/benchmarks.json` a new run says which numbers are "
+            "within three times their own spread or the typical one.",
             "",
         ]
     for name, rows in found["rows"].items():
