@@ -68,7 +68,8 @@ def test_all_methods_see_the_same_objective():
     best, path = module.descend(study, (LOW + HIGH) / 2, module._Taped(module._Tape()))
     assert len(path.values) == best.evaluations
     assert path.charge == CHARGE
-    np.testing.assert_allclose(path.points[0], (LOW + HIGH) / 2, rtol=0, atol=1e-12)
+    # the limit holds rate and richness in single precision, and the tape their logarithms
+    np.testing.assert_allclose(path.points[0], (LOW + HIGH) / 2, rtol=0, atol=3e-7)
     # basis directions are kept or dropped on either side of rounding
     np.testing.assert_allclose([module.evaluate(study, point) for point in path.points], path.values, rtol=1e-6)
     np.testing.assert_allclose(best.value, np.min(path.values), rtol=1e-6)
