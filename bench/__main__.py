@@ -37,10 +37,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run(chosen: list[str], quick: bool = False, repeats: int = 1) -> dict[str, Any]:
-    """Runs and prints the chosen benchmarks; their rows by name, with date, machine and versions."""
+def run(chosen: list[str], quick: bool = False, repeats: int = 1, passes: list[dict] | None = None) -> dict[str, Any]:
+    """Runs and prints the chosen benchmarks: their rows by name, medians of all passes, earlier ones included, which
+    are kept beside them; with date, machine and versions."""
     result = {"date": datetime.date.today().isoformat(), "quick": quick, "machine": machine(), "versions": versions()}
-    tables, start = [], time.perf_counter()
+    passes, start = list(passes or []), time.perf_counter()
     for _ in range(repeats):
         rows: dict[str, list] = {}
         for name in chosen:
@@ -50,8 +51,8 @@ def run(chosen: list[str], quick: bool = False, repeats: int = 1) -> dict[str, A
                 print(line(row), flush=True)
                 rows[name].append(row)
             jax.clear_caches()
-        tables.append(rows)
-    return result | {"repeats": repeats, "seconds": time.perf_counter() - start, "rows": merged(tables)}
+        passes.append(plain(rows))
+    return result | {"seconds": time.perf_counter() - start, "rows": merged(passes), "passes": passes}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--repeats", type=int, default=1, help="how often all is measured; medians and spreads are kept"
     )
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="file for the table")
+    parser.add_argument("--onto", type=Path, help="an earlier table of this machine, whose passes count too")
     parser.add_argument("--against", type=Path, help="an earlier table, printed as factors beside the new one")
     parser.add_argument("--readme", type=Path, help="only write the headlines of the table --out into this page")
     given = parser.parse_args(arguments)
@@ -76,14 +78,26 @@ def main(arguments: list[str] | None = None) -> None:
             given.readme.write_text(into(given.readme.read_text(), read(given.out)))
             return
         record = read(given.against) if given.against else None
+        passes = _passes(given.onto, given.quick) if given.onto else None
         given.out.parent.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         parser.error(f"{error.filename}: {error.strerror}." if isinstance(error, OSError) else str(error))
-    found = run(given.names or names(), given.quick, given.repeats)
+    found = run(given.names or names(), given.quick, given.repeats, passes)
     given.out.write_text(json.dumps(plain(found), indent=1, allow_nan=False) + "\n")
     print(f"the table is in {given.out}")
     if record:
         print("new over recorded:", *compare(record, found), sep="\n")
+
+
+def _passes(path: Path, quick: bool) -> list[dict]:
+    """What an earlier table was made of, if it is one of the same sizes on the same machine."""
+    known, here = read(path), {"quick": quick, **machine()}
+    known = {"passes": [known["rows"]], "quick": False} | known
+    for name in ("quick", "devices", "processor", "cores"):
+        found = {**known["machine"], "quick": known["quick"]}.get(name)
+        if found != here[name]:
+            raise ValueError(f"{path} was made with {name} = {found}, and this is {here[name]}.")
+    return known["passes"]
 
 
 def _processor() -> str:

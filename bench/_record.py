@@ -32,23 +32,21 @@ HEADLINES = (
 
 def merged(tables: list[dict[str, list[dict]]]) -> dict[str, list[dict]]:
     """Medians of the numbers of several tables, and in `spread` by how much they differ: half of the range over the
-    median, of every entry that is a floating-point number."""
-    found = {}
-    for name, first in tables[0].items():
+    median, of every entry that is a floating-point number. A table may have some of the benchmarks only."""
+    found: dict[str, list[dict]] = {}
+    for name in dict.fromkeys(name for table in tables for name in table):
         found[name] = []
-        for index, row in enumerate(first):
-            numbers = {
-                key: np.array([table[name][index][key] for table in tables])
-                for key, value in row.items()
-                if isinstance(value, float)
-            }
+        for rows in zip(*(table[name] for table in tables if name in table), strict=True):
+            last = rows[-1]
+            numbers = {key: [row.get(key) for row in rows] for key, value in last.items() if isinstance(value, float)}
+            numbers = {key: np.array(values) for key, values in numbers.items() if None not in values}
             medians = {key: float(np.median(values)) for key, values in numbers.items()}
             spread = {
-                key: float(np.ptp(values) / 2 / abs(np.median(values)))
+                key: float(np.ptp(values) / 2 / abs(medians[key]))
                 for key, values in numbers.items()
-                if len(tables) > 1 and np.median(values) != 0
+                if len(rows) > 1 and medians[key] != 0 and np.all(np.isfinite(values))
             }
-            found[name].append(row | medians | ({"spread": spread} if spread else {}))
+            found[name].append(last | medians | ({"spread": spread} if spread else {}))
     return found
 
 
@@ -80,9 +78,9 @@ def into(text: str, record: dict[str, Any]) -> str:
 
 
 def compare(record: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Rows of a new run beside those of a record, as factors between the two; and how many of its numbers with a stated
-    spread are within three times that. A few passes say little of a single number's, so that the typical spread of the
-    record is the least."""
+    """Rows of a new run beside those of a record, as factors between the two; and how many of its ratios, which is all
+    but times, are within three times their stated spread. A few passes say little of the spread of a single one, so
+    that the typical spread of the record is the least."""
     found, total, beyond = [], 0, []
     typical = typical_spread(record)
     for name, rows in new["rows"].items():
@@ -96,17 +94,21 @@ def compare(record: dict[str, Any], new: dict[str, Any]) -> list[str]:
                 found.append(f"{name}: {line({'what': row['what']} | factors)}")
                 spread = known.get("spread", {})
                 for key in factors.keys() & spread.keys():
+                    if "second" in key:  # the machine's, from hour to hour
+                        continue
                     total += 1
-                    if abs(np.log(factors[key])) > np.log1p(3 * max(spread[key], typical)):
+                    least = max(spread[key], typical)
+                    if factors[key] <= 0 or abs(np.log(factors[key])) > np.log1p(3 * least):
                         beyond.append(f"{name}, {row['what']}, {key}: {factors[key]:.3g}, spread {spread[key]:.2g}")
     if total:
-        found += [f"{total - len(beyond)} of {total} numbers agree within their stated spread", *sorted(beyond)]
+        found += [f"{total - len(beyond)} of {total} ratios agree within their stated spread", *sorted(beyond)]
     return found
 
 
 def typical_spread(record: dict[str, Any]) -> float:
-    """The median of all stated spreads; 0 if there are none."""
-    stated = [value for rows in record["rows"].values() for row in rows for value in row.get("spread", {}).values()]
+    """The median of the stated spreads of ratios, without those that are always the same; 0 if there are none."""
+    spreads = [row.get("spread", {}) for rows in record["rows"].values() for row in rows]
+    stated = [value for spread in spreads for key, value in spread.items() if value and "second" not in key]
     return float(np.median(stated)) if stated else 0.0
 
 

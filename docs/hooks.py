@@ -225,12 +225,13 @@ def benchmarks() -> str:
     found = json.loads(file.read_text())
     machine = ", ".join(f"{key}: {value}" for key, value in found["machine"].items())
     lines += [f"*Recorded on {found['date']}; {machine}; jax {found['versions']['jax']}.*", ""]
-    if found.get("repeats", 1) > 1:
+    if len(found["passes"]) > 1:
         typical = importlib.import_module("limitax.bench._record").typical_spread(found)
         lines += [
-            f"Medians of {found['repeats']} passes, ± half of their range; that of a typical number is "
-            f"{100 * typical:.2g} %. With `--against docs/results/benchmarks.json` a new run says which numbers are "
-            "within three times their own spread or the typical one.",
+            f"Medians of {len(found['passes'])} passes at different hours, ± half of their range; that of a typical "
+            f"ratio is {100 * typical:.2g} %. With `--against docs/results/benchmarks.json` a new run says which "
+            "ratios are within three times their own spread or the typical one. Times are shown to know the sizes; "
+            "they follow the machine.",
             "",
         ]
     for name, rows in found["rows"].items():

@@ -1,11 +1,12 @@
 """The benchmarks' command line; what they measure is no test."""
 
 import json
+import math
 from pathlib import Path
 
 import limitax as lx
 import pytest
-from limitax.bench import ensemble, neural_tangents
+from limitax.bench import ensemble, neural_tangents, recursion
 from limitax.bench.__main__ import main, names
 from limitax.bench._record import HEADLINES, compare, headlines, into, merged, read
 
@@ -42,6 +43,37 @@ def test_repeats_are_medians_with_a_spread(tmp_path, monkeypatch):
     assert row == {"what": "ratio", "count": 4, "ratio": 3.0, "spread": {"ratio": 4 / 3}}
 
 
+def test_passes_of_several_hours_are_one_table(capsys, tmp_path, monkeypatch):
+    ratios = iter((2.0, 4.0, 3.0))
+    monkeypatch.setattr(ensemble, "rows", lambda quick: [{"what": "ratio", "ratio": next(ratios), "best": math.inf}])
+    file = ["--out", str(tmp_path / "bench.json")]
+    main(["ensemble", *file])
+    for _ in range(2):
+        main(["ensemble", *file, "--onto", file[1]])
+    found = read(tmp_path / "bench.json")
+    assert found["rows"]["ensemble"] == [{"what": "ratio", "ratio": 3.0, "best": None, "spread": {"ratio": 1 / 3}}]
+    assert [table["ensemble"][0]["ratio"] for table in found["passes"]] == [2.0, 4.0, 3.0]
+    monkeypatch.setattr(recursion, "rows", lambda quick: [{"what": "another", "ratio": 1.0}])
+    main(["recursion", *file, "--onto", file[1]])
+    assert len(read(tmp_path / "bench.json")["rows"]["ensemble"]) == len(read(tmp_path / "bench.json")["rows"]) - 1
+    for change, sentence in (
+        ({"quick": True}, "was made with quick = True, and this is False."),
+        ({"machine": found["machine"] | {"cores": 999}}, "was made with cores = 999, and this is "),
+    ):
+        (tmp_path / "other.json").write_text(json.dumps(found | change))
+        with pytest.raises(SystemExit):
+            main(["ensemble", *file, "--onto", str(tmp_path / "other.json")])
+        assert sentence in capsys.readouterr().err
+
+
+def test_times_need_not_agree():
+    def table(ratio, seconds, **more):
+        return {"rows": {"ensemble": [{"what": "a", "ratio": ratio, "forward_seconds": seconds, **more}]}}
+
+    known = table(1.0, 1.0, spread={"ratio": 0.1, "forward_seconds": 0.1})
+    assert compare(known, table(1.2, 3.0))[1:] == ["1 of 1 ratios agree within their stated spread"]
+
+
 def test_a_new_run_beside_a_recorded_one(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(ensemble, "rows", lambda quick: [{"what": "ratio", "ratio": 3.0}])
     main(["ensemble", "--out", str(tmp_path / "old.json")])
@@ -62,8 +94,8 @@ def test_what_agrees_within_its_spread(capsys, tmp_path, monkeypatch):
     record = ["--out", str(tmp_path / "old.json")]
     main(["ensemble", "--repeats", "3", *record])
     for sentences in (
-        ["1 of 1 numbers agree"],
-        ["0 of 1 numbers agree within their stated spread", "ensemble, ratio, ratio: 2.5, spread 0.17"],
+        ["1 of 1 ratios agree"],
+        ["0 of 1 ratios agree within their stated spread", "ensemble, ratio, ratio: 2.5, spread 0.17"],
     ):
         main(["ensemble", "--out", str(tmp_path / "new.json"), "--against", str(tmp_path / "old.json")])
         shown = capsys.readouterr().out
