@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 
 # set before the first use of JAX; most of the time is compilation
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -14,7 +15,7 @@ jax.config.update("jax_enable_x64", True)
 
 import limitax as lx  # noqa: E402
 import numpy as np  # noqa: E402
-from limitax.solvers import device_count, power_law_bins, shard, spread_map  # noqa: E402
+from limitax.solvers import Checkpoints, device_count, power_law_bins, shard, spread_map  # noqa: E402
 
 TASK = lx.tasks.sphere(jax.random.key(0), samples=3, dim=4, test_samples=1)
 DESCENT = lx.GradientDescent(0.3, momentum=0.4, steps=4)
@@ -129,5 +130,61 @@ def sampled():
     return found
 
 
+class Stopped(Exception):
+    """What ends a run in the place of a signal, right after a save."""
+
+
+def resumed():
+    """Runs that stop on some devices and go on on others, beside the same runs on one device throughout."""
+    save = Checkpoints.save
+    lx.solvers._checkpoints._SHARE = 0.0  # every piece is saved
+
+    def stopping(*args, **options):
+        save(*args, **options)
+        raise Stopped
+
+    def moved(compute, axis, first, then):
+        """`compute` a piece on `first` devices, then a piece on `then`, and the rest on `first` again."""
+        with tempfile.TemporaryDirectory() as out:
+            Checkpoints.save = stopping
+            for count in (first, then):
+                try:
+                    with lx.devices(count, axis=axis):
+                        compute(out)
+                except Stopped:
+                    continue
+                raise AssertionError("the run was over before it could be stopped")
+            Checkpoints.save = save
+            with lx.devices(first, axis=axis):
+                return compute(out)
+
+    limit = lx.limits.MLP(1, "tanh")
+
+    def train(out, axis):
+        net = limit.ensemble(TASK, size=8, seeds=4) if axis == "seeds" else limit.finite(TASK, size=16)
+        return lx.nets.train(net, TASK, DESCENT, return_net=True, out=out)
+
+    def solve(out):
+        return limit.solve(TASK, DESCENT, samples=1608, replicas=4, out=out)
+
+    def search(out):
+        protocol, options = lx.OnlineSGD(0.05, 0.3, steps=5), {"method": "lbfgs", "max_evaluations": 8}
+        best = lx.optimise(lx.limits.RandomFeatures(), POWER_LAW, protocol, over="learning_rate", out=out, **options)
+        return best.value, best.history
+
+    cases = {
+        "seeds": (lambda out: train(out, "seeds"), "seeds"),
+        "width": (lambda out: train(out, "width"), "width"),
+        "samples": (solve, "samples"),
+        "modes": (search, "modes"),
+    }
+    found = {}
+    for name, (compute, axis) in cases.items():
+        whole = compute(None)
+        for first, then in ((4, 1), (1, 4)):
+            found[f"{name}, {first} to {then}"] = difference(whole, moved(compute, axis, first, then))
+    return found
+
+
 if __name__ == "__main__":
-    print(json.dumps({"quick": quick, "families": families, "sampled": sampled}[sys.argv[1]]()))
+    print(json.dumps({f.__name__: f for f in (quick, families, sampled, resumed)}[sys.argv[1]]()))

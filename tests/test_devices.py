@@ -55,6 +55,13 @@ def test_particles_and_replicas():
     assert all(difference < SAMPLED for difference in asked("sampled").values())
 
 
+@pytest.mark.slow
+def test_runs_that_go_on_on_other_devices():
+    found = asked("resumed")
+    assert len(found) == 8
+    assert all(difference < EXACT for difference in found.values()), found
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "sentence"),
     [
