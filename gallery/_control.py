@@ -244,6 +244,7 @@ def draw(report: Proofs, path=None):
         plots.draw_verified_losses(row[1], proof)
         plots.draw_differences(row[2], {"": proof})
         row[0].set_title(case.replace("_", " "), fontsize=9)
+        row[0].get_legend().remove()  # the next picture has the same
     if read:
         _draw_reading(axes[-1], next(iter(report.readings.values())))
     else:
