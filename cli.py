@@ -76,6 +76,15 @@ class Optimise:
     set_: Set = ()
     full: bool = False
     """The settings of the paper's figure."""
+    verify: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="SIZE",
+            help="train finite networks of this size by the optimum, the settings as they were, and tuned usual rates",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None
+    seeds: Annotated[int, tyro.conf.arg(help="with --verify: independent networks")] = 16
     out: Out = Path("out")
     seed: Seed = 0
 
@@ -258,28 +267,51 @@ def _unfinished(out: Path):
 
 
 def _optimise(command: Optimise) -> int:
-    from .gallery import parse_settings, system
-    from .studies import optimise, show_progress, working
-    from .studies.results import Folder
-    from .studies.tables import show_optimum
+    import jax
 
-    chosen = system(command.name)
+    from .gallery import parse_settings, system
+    from .problems import _checks as checks
+    from .studies import optimise, show_progress, verify, working
+    from .studies.results import Folder
+    from .studies.tables import show_optimum, show_verification
+
+    chosen, size = system(command.name), command.verify
     settings = parse_settings(command.set_)
+    if size is not None:
+        checks.integer("verify", size)
+        checks.integer("seeds", command.seeds, low=2)
     if command.steps is not None:
         if "steps" in settings:
             raise ValueError("--steps and --set steps=... were both given; give one of them.")
         settings["steps"] = command.steps
     limit, task, protocol = chosen.problem(settings, full=command.full)
-    folder = Folder(command.out)
+    folder, key, proof = Folder(command.out), _key(command.seed), None
+    shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
+    content = {"system": chosen.name, "paper": chosen.paper, "settings": shown}
     with _unfinished(folder.path) as work:
         with show_progress(), working(f"optimising {', '.join(command.over)}"):
-            best = optimise(limit, task, protocol, over=command.over, key=_key(command.seed), out=work)
-        shown = chosen.settings | (dict(chosen.full) if command.full else {}) | settings
+            rates = size is not None and "learning_rate" in command.over
+            best = optimise(limit, task, protocol, over=command.over, benchmarks=rates, key=key, out=work)
+        content |= best.summary()
         folder.dataset(best.to_dataset(), system=chosen.name, paper=chosen.paper, settings=shown)
-        folder.summary({"system": chosen.name, "paper": chosen.paper, "settings": shown} | best.summary())
+        folder.summary(content)
         folder.picture(best.plot)
-    show_optimum(best, f"{chosen.name} (arXiv {chosen.paper})")
-    print(f"figure.png, result.nc and summary.json are in {folder.path}")
+        if size is not None:
+            with show_progress():
+                rivals = {"as it was": (limit, protocol), **best.benchmarks}
+                proof = verify(best, rivals, size=size, seeds=command.seeds, key=jax.random.fold_in(key, 1))
+            folder.summary(content | {"verification": proof.summary()})
+            folder.picture(proof.plot, "verification.png")
+    title = f"{chosen.name} (arXiv {chosen.paper})"
+    show_optimum(best, title)
+    if proof:
+        show_verification(proof, title)
+    print(f"{'verification.png, ' if proof else ''}figure.png, result.nc and summary.json are in {folder.path}")
+    if proof and not proof.accepted:
+        lost = f"{proof.diverged['best']} of {command.seeds} networks diverged" if proof.diverged["best"] else ""
+        close = ", ".join(name for name, better in proof.better.items() if not better)
+        close = f"no better than {close.replace('_', ' ')} within two standard errors" if close else ""
+        return _complain(f"networks do not confirm the optimum: {'; '.join(filter(None, (lost, close)))}", 1)
     return 0
 
 

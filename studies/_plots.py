@@ -239,10 +239,9 @@ def plot_optimum(best, path=None):
     kind = "test loss" if best.trajectory.test_loss is not None else "training loss"
     ax = axes[0, -2]
     ax.plot(np.arange(1, len(loss)), np.asarray(loss)[1:], "k-", lw=1.4)
-    ax.set(
-        xscale="log", yscale="log", xlabel="step", ylabel=f"{kind} ({_CONVENTIONS[best.trajectory.loss_convention]})"
-    )
-    excess = np.asarray(best.history) / best.value - 1
+    ax.set(xscale="log", xlabel="step", ylabel=f"{kind} ({_CONVENTIONS[best.trajectory.loss_convention]})")
+    ax.set_yscale(_scale(loss))
+    excess = np.asarray(best.history) / (best.value if np.isfinite(best.value) else np.nanmin(best.history)) - 1
     axes[0, -1].plot(np.arange(len(excess)), np.maximum(excess, 1e-16), "o-", color=shades(1)[0], ms=3, lw=1)
     axes[0, -1].set(yscale="log", xlabel=f"iteration of {best.method}", ylabel="objective / best - 1")
     if path is not None:
@@ -287,7 +286,8 @@ def draw_verified_losses(ax, proof: "Verification") -> None:
             where = np.unique(np.append(np.minimum(where + i, len(time) - 1), len(time) - 1))
             ax.plot(time[where], runs.mean(0)[where], marker, color=colour, ms=4, mew=0)
     label = "training loss" if proof.theory["best"].test_loss is None else "test loss"
-    ax.set(yscale="log", xlabel="step", ylabel=f"{label} ({_CONVENTIONS[proof.theory['best'].loss_convention]})")
+    ax.set(xlabel="step", ylabel=f"{label} ({_CONVENTIONS[proof.theory['best'].loss_convention]})")
+    ax.set_yscale(_scale(*(proof.curves(name)[1] for name in proof.runs)))
     ax.set_title(f"markers: {proof.seeds} networks, {proof.best.limit.size_name} {proof.size}", fontsize=9)
     ax.legend(frameon=False, fontsize=7)
 
@@ -314,6 +314,12 @@ def _protocol_styles(names) -> list[tuple[str, Any, str]]:
     styles = ["--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))] * len(rivals)
     rows = list(zip(rivals, shades(len(rivals)), styles, strict=False))
     return rows + [("best", "k", "-")] * ("best" in names)
+
+
+def _scale(*curves) -> str:
+    """A logarithmic axis where there is something to be seen on it."""
+    values = np.concatenate([np.ravel(curve) for curve in curves])
+    return "log" if np.any(np.isfinite(values) & (values > 0)) else "linear"
 
 
 def _words(name: str) -> str:

@@ -82,6 +82,27 @@ def test_run_writes_three_files(capsys, tmp_path):
         assert json.loads(data.attrs["settings"])["steps"] == 4
 
 
+def test_an_optimum_is_verified_in_networks(capsys, tmp_path):
+    verify = ["optimise", "power-law-sgd", "--verify", "1", "--out", tmp_path]
+    code, shown, _ = call(capsys, *verify, "--steps", "50", "--seeds", "1000")
+    assert code == 0
+    assert "accepted: 1000 pairs of networks" in shown
+    assert "verification.png, figure.png, result.nc and summary.json are in" in shown
+    files = ["figure.png", "result.nc", "summary.json", "verification.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == files
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "converged"
+    assert set(summary["verification"]["better"]) >= {"as it was", "cosine"}
+
+
+def test_what_networks_do_not_confirm_is_exit_code_1(capsys, tmp_path):
+    verify = ["optimise", "power-law-sgd", "--verify", "1", "--seeds", "3", "--out", tmp_path]
+    code, shown, error = call(capsys, *verify, "--over", "noise", "--steps", "4", "--set", "modes=5", "noise=1e-3")
+    assert code == 1
+    assert "NOT accepted: 3 pairs" in shown
+    assert "networks do not confirm the optimum: no better than as it was within two standard errors" in error
+
+
 def test_disagreement_is_exit_code_1(capsys, tmp_path, monkeypatch):
     from limitax.studies import _compare
 
@@ -122,6 +143,8 @@ NOT_BEGUN = {
         ["optimise", "power-law-sgd", "--steps", "3", "--set", "steps=4"],
         "--steps and --set steps=... were both given; give one of them.",
     ),
+    "verify": (["optimise", "power-law-sgd", "--verify", "0"], "verify must be at least 1; it is 0."),
+    "seeds of verify": (["optimise", "power-law-sgd", "--verify", "1", "--seeds", "1"], "seeds must be at least 2; it"),
     "over": (["optimise", "power-law-sgd", "--over", "rate"], 'name "rate" is unknown; there are protocol:'),
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Optimal control: two methods, one optimum; bounds; certificates; and any limit that can be differentiated."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -41,6 +42,14 @@ def test_certificates(best):
     assert set(best.certificates["benchmarks"]) == {"constant", "linear", "cosine", "warmup_stable_decay"}
     for value in best.certificates["benchmarks"].values():
         assert 1.01 < value / best.value < 1.5
+
+
+def test_an_optimum_is_drawn_even_where_the_theory_has_no_number_for_it(best, tmp_path):
+    nothing = np.full(301, np.nan)
+    lost = dataclasses.replace(best, value=np.nan, trajectory=dataclasses.replace(best.trajectory, test_loss=nothing))
+    for name, drawn in (("best", best), ("lost", lost)):
+        drawn.plot(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_quasi_newton_alone(best):
