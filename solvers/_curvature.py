@@ -142,6 +142,7 @@ def _top(problem: _Problem) -> Curvature:
     lam = lambda problem, u: _traces(problem, jnp.exp(u))[0]  # noqa: E731
     bisection = optimistix.Bisection(rtol=1e-14, atol=1e-14)
     highest = -jnp.log(still.q)
+    highest = jnp.where(jnp.isfinite(highest), highest, 0.0)
     lowest = highest - 20.0
     slope = jax.grad(lam, argnums=1)
     limits = {"lower": lowest, "upper": highest - 1e-9}
@@ -158,19 +159,22 @@ def _top(problem: _Problem) -> Curvature:
     # outwards from far away, where the determinant is 1, the first change of sign is the largest eigenvalue
     grid = jnp.linspace(edge - jnp.log(1e3), edge, _GRID)
     determinants = jax.lax.map(determinant, grid)
-    exists = jnp.any(determinants < 0) & jnp.all(jnp.isfinite(determinants))
+    beyond = determinants[0] < 0
+    exists = jnp.any(determinants < 0) & jnp.all(jnp.isfinite(determinants)) & ~beyond
     first = jnp.maximum(first_true(determinants < 0), 1)
     limits = {"lower": grid[first - 1], "upper": grid[first]}
     middle = 0.5 * (limits["lower"] + limits["upper"])
     safe = lambda u, _: jnp.where(exists, determinant(u), u - middle)  # noqa: E731
     u = fixed(optimistix.root_find(safe, bisection, middle, options=limits, max_steps=64, throw=False).value)
-    left, _, right = jnp.linalg.svd(_singular(still, u))
+    singular = _singular(still, u)
+    left, _, right = jnp.linalg.svd(jnp.where(exists, singular, jnp.eye(len(singular))))
     form = lambda problem, u: dot(fixed(left[:, -1]), dot(_singular(problem, u), fixed(right[-1])))  # noqa: E731
     value, moved = jax.jvp(lambda u: form(still, u), (u,), (jnp.ones_like(u),))
     u = u - jnp.where(exists, form(problem, u) - value, 0.0) / jnp.where(exists, moved, 1.0)
     # the edge is stationary in its parameter, which needs no derivative
     bulk = jnp.where(bracketed, lam(problem, fixed(edge)), jnp.nan)
-    return Curvature(jnp.where(exists, lam(problem, u), bulk), bulk, exists)
+    without = jnp.where(beyond, jnp.nan, bulk)
+    return Curvature(jnp.where(exists, lam(problem, u), without), bulk, exists)
 
 
 _GRID = 96  # over a factor of a thousand above the bulk: a twelfth of an e-fold each
@@ -195,7 +199,7 @@ def top_curvature(
       responses of $e^{-20}/q$ and $1/q$ and bisected on the derivative.
     - The vectors satisfy a homogeneous linear system (`_passed`). Its determinant is 1 far away; the first change of
       sign on a grid that ends at the edge is bisected. Two eigenvalues within one cell of the grid (8 % of $\lambda$)
-      would be missed together.
+      would be missed together; one more than a thousand times above the edge, in training that diverges, is `nan`.
     - Derivatives are those of the singular form between its null vectors.
 
     Time is O(steps⁴ · depth³).

@@ -12,7 +12,6 @@ from ._checkpoints import from_leaves
 
 _DECREASE = 1e-4  # of the fall that the slope promises, how much a step must bring
 _HALVINGS = 30
-_REACH = 7.0  # of a step in any variable: where all is flat, curvature says nothing of how far it is to the minimum
 _PATIENCE = 10  # iterations in a row without a new best before the search is called off
 
 
@@ -56,10 +55,9 @@ def minimise(
     r"""L-BFGS on `function(x, args)` for `low <= x <= high`.
 
     A variable at its bound whose gradient points outward is held. The others move along the quasi-Newton direction of
-    their own block, by at most 7 (on a scale of logarithms, a factor of a thousand), and the step is shortened along
-    the path that is clipped to the box until the value falls (two-metric projection). A trial without a finite value
-    and gradient counts as too long a step. The start is not guarded: if its value is not finite it is returned as it
-    is.
+    their own block, and the step is shortened along the path that is clipped to the box until the value falls
+    (two-metric projection). A trial without a finite value and gradient counts as too long a step. The start is not
+    guarded: if its value is not finite it is returned as it is.
 
     It stands here because schedules have bounds (rates under a cap, batches of at least one sample), which the
     maintained quasi-Newton solvers for JAX do not take; without bounds it needs as many evaluations as they do.
@@ -165,7 +163,6 @@ class _Descent:
         slope, rounding = self.slope(now.x, now.gradient), 4 * jnp.finfo(now.x.dtype).eps
         free = slope != 0
         direction = -_curvature_scaled(slope, jnp.where(free, now.steps, 0), jnp.where(free, now.turns, 0))
-        direction = direction * jnp.minimum(1, _REACH / jnp.maximum(jnp.max(jnp.abs(direction)), 1))
 
         def attempt(trial):
             length, *_, count = trial

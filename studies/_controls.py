@@ -14,6 +14,7 @@ from ..solvers import as_float
 
 _SMALLEST_MOMENTUM = 0.1  # where the search starts if there is none: at 0 its scale ends, and all is flat near it
 _SMALLEST_SHARE = 1e-3  # of its largest value, where the search starts for a rate of 0
+_FAR = 23.0  # from every start: a factor of 1e10; where all is flat a search would leave what floating point can hold
 _NEAR = 1e-9  # how close to a bound, on the scale of the search, counts as at it
 _REAL = ("capacity", "decay")  # exponents; whatever else is not named here is positive
 _FRACTION = ("momentum",)
@@ -135,6 +136,12 @@ def box(found: tuple[Control, ...]):
     """The lowest and the highest point of the search."""
     sizes = [control.size for control in found]
     return np.repeat([c.low for c in found], sizes), np.repeat([c.high for c in found], sizes)
+
+
+def within_reach(x, low, high):
+    """The part of a box that is not too far from starts `[starts, size]`."""
+    x = jnp.clip(x, low, high)
+    return jnp.maximum(low, jnp.min(x, axis=0) - _FAR), jnp.minimum(high, jnp.max(x, axis=0) + _FAR)
 
 
 def touching(x, low, high):

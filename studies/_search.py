@@ -110,7 +110,7 @@ def descend(
             else:
                 x = jnp.stack([_controls.start(now.controls, start) for start in starts]) + shift
                 x = _scattered(now, x, count)
-            low, high = _controls.box(now.controls)
+            low, high = _controls.within_reach(x, *_controls.box(now.controls))
             bounded: dict[str, Any] = {"low": low, "high": high, **limits}
             if saved is None:
                 minima = _minima(x, now.folded(), **bounded)

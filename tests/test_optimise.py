@@ -160,6 +160,13 @@ def test_new_values_do_not_retrace():
     assert counts[2] - counts[1] == counts[1] - counts[0] == 1
 
 
+def test_a_search_does_not_leave_what_numbers_hold():
+    task = lx.tasks.power_law(5, 1.5, 2.5, noise=0.5)
+    found = lx.optimise(LIMIT, task, lx.OnlineSGD(0.1, steps=4), over="noise", tolerance=0.0, max_evaluations=60)
+    assert 0.5e-10 <= found.task.noise < 1e-6
+    assert found.trajectory.status == "converged"
+
+
 @pytest.mark.slow
 def test_wide_network():
     task = lx.tasks.sphere(jax.random.key(0), samples=3, dim=3)

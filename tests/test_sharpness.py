@@ -4,6 +4,7 @@ import jax
 import limitax as lx
 import numpy as np
 import pytest
+from limitax.solvers import double
 
 from .helpers import raises
 
@@ -28,6 +29,26 @@ def test_wider_is_as_sharp_in_mup_and_flatter_in_ntk():
     for (ratio, name), values in expected.items():
         found = population(ratio, name)
         np.testing.assert_allclose(found.eigenvalue[[5, 10]], values, atol=6e-4)
+
+
+@pytest.mark.slow
+def test_training_that_diverges_has_a_sharpness_or_none():
+    """A search tries such schedules, and must be able to go on."""
+    limit, task = lx.limits.DeepLinear(1, 1.0, 4.0, 0.5), lx.tasks.isotropic(2.0, 0.3)
+
+    @jax.jit
+    def stability(rates):
+        protocol = lx.GradientDescent(rates, steps=4)
+        return limit.stability(task, protocol, limit.solve(task, protocol, throw=False))
+
+    rng = np.random.default_rng(0)
+    with double():
+        start = stability(np.full(4, 0.05))
+        assert np.all(np.isfinite(start))
+        for decades in rng.uniform(-10, 10, (20, 4)):
+            found = stability(0.05 * 10.0**decades)
+            np.testing.assert_allclose(found[0], start[0] * 10.0 ** decades[0], rtol=1e-9)
+            assert np.all((found > 0) | np.isnan(found))
 
 
 @pytest.mark.slow
