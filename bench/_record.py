@@ -10,6 +10,8 @@ from ._clock import line
 
 BEGIN, END = "<!-- benchmarks: written by python -m limitax.bench --readme -->", "<!-- end of benchmarks -->"
 
+_NOTHING = 1e-7  # below it a difference says only that there is none
+
 # Benchmark, entries of the row, the entry that is shown, and what it says.
 HEADLINES = (
     ("recursion", {"what": "gradient over forward", "adjoint": "blocked", "momentum": False, "steps": 20_000}, "ratio",
@@ -98,6 +100,8 @@ def compare(record: dict[str, Any], new: dict[str, Any]) -> list[str]:
                         continue
                     total += 1
                     least = max(spread[key], typical)
+                    if max(abs(row[key]), abs(known[key])) < _NOTHING:
+                        continue
                     if factors[key] <= 0 or abs(np.log(factors[key])) > np.log1p(3 * least):
                         beyond.append(f"{name}, {row['what']}, {key}: {factors[key]:.3g}, spread {spread[key]:.2g}")
     if total:

@@ -66,12 +66,13 @@ def test_passes_of_several_hours_are_one_table(capsys, tmp_path, monkeypatch):
         assert sentence in capsys.readouterr().err
 
 
-def test_times_need_not_agree():
-    def table(ratio, seconds, **more):
-        return {"rows": {"ensemble": [{"what": "a", "ratio": ratio, "forward_seconds": seconds, **more}]}}
+def test_times_and_rounding_need_not_agree():
+    def table(ratio, seconds, difference, **more):
+        row = {"what": "a", "ratio": ratio, "forward_seconds": seconds, "difference": difference}
+        return {"rows": {"ensemble": [row | more]}}
 
-    known = table(1.0, 1.0, spread={"ratio": 0.1, "forward_seconds": 0.1})
-    assert compare(known, table(1.2, 3.0))[1:] == ["1 of 1 ratios agree within their stated spread"]
+    known = table(1.0, 1.0, 1e-16, spread={"ratio": 0.1, "forward_seconds": 0.1, "difference": 0.0})
+    assert compare(known, table(1.2, 3.0, -1e-13))[1:] == ["2 of 2 ratios agree within their stated spread"]
 
 
 def test_a_new_run_beside_a_recorded_one(capsys, tmp_path, monkeypatch):
