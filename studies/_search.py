@@ -101,7 +101,7 @@ def descend(
     iteration after the other."""
     problem = problem if derivative == "reverse" else in_forward_mode(problem)
     limits = {"max_evaluations": max_evaluations, "tolerance": np.float64(tolerance), "derivative": derivative}
-    owners, reached, evaluations, history = dict(starts[0]), np.empty(0), 0, []
+    owners, reached, evaluations, history, slope = dict(starts[0]), np.empty(0), 0, [], np.inf
     for level in levels:
         now = problem.at_resolution(level)
         with double():
@@ -125,6 +125,10 @@ def descend(
             found = _controls.values(now.controls, best.x)
         found = to_host(found)
         owners = _controls.with_values(now.controls, found, now.owners)
+        slope = float(np.max(np.abs(best.gradient)))
+        # the end of the reach is nobody's bound: a slope that points out of it is no stationary point
+        if np.any(_controls.touching(best.x, to_host(low), to_host(high)) & np.isinf(_controls.box(now.controls)).any(0)):
+            slope = stationarity(now, owners)
         evaluations += int(np.sum(minima.evaluations))
         if not history:
             reached = np.exp(minima.value)
@@ -135,7 +139,7 @@ def descend(
         owners=owners,
         value=float(np.exp(best.value)),
         history=np.concatenate(history),
-        stationarity=float(np.max(np.abs(best.gradient))),
+        stationarity=slope,
         evaluations=evaluations,
         starts=reached,
     )

@@ -167,6 +167,21 @@ def test_a_search_does_not_leave_what_numbers_hold():
     assert found.trajectory.status == "converged"
 
 
+class Falling(lx.objectives.AbstractObjective):
+    """Without a minimum."""
+
+    def __call__(self, solve, limit, task, protocol):
+        return task.noise
+
+
+def test_the_end_of_the_reach_is_no_optimum():
+    task = lx.tasks.power_law(5, 1.5, 2.5, noise=0.5)
+    found = lx.optimise(LIMIT, task, lx.OnlineSGD(0.1, steps=4), over="noise", objective=Falling(), method="lbfgs")
+    np.testing.assert_allclose(found.task.noise, 0.5e-10, rtol=0.05)
+    assert found.status == "not converged"
+    np.testing.assert_allclose(found.stationarity, 1.0, rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_wide_network():
     task = lx.tasks.sphere(jax.random.key(0), samples=3, dim=3)
