@@ -1,5 +1,6 @@
 """The top eigenvalue of a deep linear network's Gauss-Newton matrix along training, outlier and edge of the bulk."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -156,8 +157,12 @@ def _top(problem: _Problem) -> Curvature:
         sign, log = jnp.linalg.slogdet(S)
         return sign * jnp.exp(log / len(S))
 
-    # outwards from far away, where the determinant is 1, the first change of sign is the largest eigenvalue
-    grid = jnp.linspace(edge - jnp.log(1e3), edge, _GRID)
+    # inwards from far away, where the determinant is 1, the first change of sign is the largest eigenvalue; from small
+    # weights it is many orders of magnitude above the bulk
+    end = fixed(edge)
+    is_inside = lambda k: (determinant(end - k * _SPAN) < 0) & (k < _SPANS)  # noqa: E731
+    k = jax.lax.while_loop(is_inside, lambda k: k + 1, jnp.ones_like(end))
+    grid = jnp.linspace(end - k * _SPAN, end - (k - 1) * _SPAN, _GRID)
     determinants = jax.lax.map(determinant, grid)
     beyond = determinants[0] < 0
     exists = jnp.any(determinants < 0) & jnp.all(jnp.isfinite(determinants)) & ~beyond
@@ -177,7 +182,9 @@ def _top(problem: _Problem) -> Curvature:
     return Curvature(jnp.where(exists, lam(problem, u), without), bulk, exists)
 
 
-_GRID = 96  # over a factor of a thousand above the bulk: a twelfth of an e-fold each
+_SPAN = math.log(1e3)
+_SPANS = 6
+_GRID = 96  # over a span: a twelfth of an e-fold each
 
 
 def top_curvature(
@@ -198,8 +205,9 @@ def top_curvature(
       $\lambda$ falls as this response grows, until it is stationary at the edge of the bulk. The edge is bracketed by
       responses of $e^{-20}/q$ and $1/q$ and bisected on the derivative.
     - The vectors satisfy a homogeneous linear system (`_passed`). Its determinant is 1 far away; the first change of
-      sign on a grid that ends at the edge is bisected. Two eigenvalues within one cell of the grid (8 % of $\lambda$)
-      would be missed together; one more than a thousand times above the edge, in training that diverges, is `nan`.
+      sign on a grid over the factor of a thousand above the edge, or over the first one further out that begins with
+      the right sign, is bisected. Two eigenvalues within one cell of the grid (8 % of $\lambda$) would be missed
+      together; one more than 1e18 times above the edge, in training that diverges, is `nan`.
     - Derivatives are those of the singular form between its null vectors.
 
     Time is O(steps⁴ · depth³).

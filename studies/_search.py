@@ -127,7 +127,9 @@ def descend(
         owners = _controls.with_values(now.controls, found, now.owners)
         slope = float(np.max(np.abs(best.gradient)))
         # the end of the reach is nobody's bound: a slope that points out of it is no stationary point
-        if np.any(_controls.touching(best.x, to_host(low), to_host(high)) & np.isinf(_controls.box(now.controls)).any(0)):
+        if np.any(
+            _controls.touching(best.x, to_host(low), to_host(high)) & np.isinf(_controls.box(now.controls)).any(0)
+        ):
             slope = stationarity(now, owners)
         evaluations += int(np.sum(minima.evaluations))
         if not history:

@@ -55,7 +55,7 @@ def test_passes_of_several_hours_are_one_table(capsys, tmp_path, monkeypatch):
     assert [table["ensemble"][0]["ratio"] for table in found["passes"]] == [2.0, 4.0, 3.0]
     monkeypatch.setattr(recursion, "rows", lambda quick: [{"what": "another", "ratio": 1.0}])
     main(["recursion", *file, "--onto", file[1]])
-    assert len(read(tmp_path / "bench.json")["rows"]["ensemble"]) == len(read(tmp_path / "bench.json")["rows"]) - 1
+    assert list(read(tmp_path / "bench.json")["rows"]) == ["ensemble", "recursion"]
     for change, sentence in (
         ({"quick": True}, "was made with quick = True, and this is False."),
         ({"machine": found["machine"] | {"cores": 999}}, "was made with cores = 999, and this is "),

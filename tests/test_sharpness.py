@@ -74,6 +74,16 @@ def test_it_is_the_outlier_of_the_first_layer():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scale", [0.1, 0.01, 0.001])
+def test_from_small_weights_it_is_far_above_the_bulk(scale):
+    limit = lx.limits.DeepLinear(1, 2.0, 6.0, init_scale=scale)
+    theory, found = limit.solve(POPULATION, RATE), lx.sharpness(limit, POPULATION, RATE)
+    expected = np.diag(theory.extras["correlation_g_1"]) + lx.spectrum(limit, theory, layer=0).largest ** 2 / 2.0
+    np.testing.assert_allclose(found.eigenvalue, expected, rtol=1e-6)
+    assert found.exists[-1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ratio", "richness", "rate", "noise", "expected"),
     [(6.0, 6.0, 0.04, 0.2, (7.97, 13.01, 14.22)), (2.0, 8.0, 0.03, 0.0, (13.88, 20.88, 23.09))],
