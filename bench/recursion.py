@@ -15,7 +15,7 @@ import numpy as np
 from ..limits import RandomFeatures
 from ..problems import OnlineSGD, tasks
 from ..solvers import ADJOINTS, Drive, double, power_law_bins, second_moment
-from ..solvers._second_moment import momentum_step, sgd_step
+from ..solvers._second_moment import momentum_step, sgd_step, transfer
 from ..studies import optimise
 from ._clock import median_seconds, print_rows
 
@@ -45,6 +45,8 @@ def _gradients(steps: int, momentum: bool) -> list[dict[str, Any]]:
 
     losses = {adjoint: partial(loss, adjoint=adjoint) for adjoint in ADJOINTS}
     losses["jax.checkpoint"] = partial(_checkpointed, bins, noise_power, momentum)
+    if not momentum:
+        losses["jax.checkpoint, prepared"] = partial(_checkpointed_prepared, bins, noise_power)
     programs = {"forward": jax.jit(losses["direct"]).lower(drive).compile()}
     for adjoint, function in losses.items():
         programs[adjoint] = jax.jit(jax.value_and_grad(function)).lower(drive).compile()
@@ -66,13 +68,61 @@ def _gradients(steps: int, momentum: bool) -> list[dict[str, Any]]:
 
 def _checkpointed(bins, noise_power, momentum: bool, drive: Drive):
     """The final loss by a plain scan over blocks of about the root of their number, each under `jax.checkpoint`."""
-    A, steps = bins.teacher_power, len(drive.e2)
-    size = max(size for size in range(1, math.isqrt(steps) + 1) if steps % size == 0)
-    step, inputs = (momentum_step, drive) if momentum else (sgd_step, (drive.e1 + drive.e2, drive.inverse_batch))
+    A = bins.teacher_power
+    step, inputs = (momentum_step, transfer(drive)) if momentum else (sgd_step, _rates(drive))
     state = jnp.stack([A, jnp.zeros_like(A), jnp.zeros_like(A)]) if momentum else A
-    block = jax.checkpoint(lambda state, xs: jax.lax.scan(partial(step, (bins, noise_power)), state, xs))
-    state, _ = jax.lax.scan(block, state, jax.tree.map(lambda x: x.reshape(-1, size), inputs))
+
+    @jax.checkpoint
+    def block(state, xs):
+        return jax.lax.scan(partial(step, (bins, noise_power)), state, xs)
+
+    state, _ = jax.lax.scan(block, state, _blocks(inputs))
     return jnp.sum(bins.weights * (state[0] if momentum else state))
+
+
+def _checkpointed_prepared(bins, noise_power, drive: Drive):
+    """The same without momentum, where automatic differentiation is spared its sums over modes at every step.
+
+    How each mode decays is a product of matrices for a whole block, and how all feed each, an operator of rank one, has
+    its transpose by hand.
+    """
+    lam, dot = bins.eigenvalues, partial(jax.lax.dot, precision=jax.lax.Precision.HIGHEST)
+
+    def sums(x):
+        return dot(jnp.stack([bins.weights, lam]), x)
+
+    @jax.custom_vjp
+    def fed(A, push):
+        return lam * (push * (sums(A)[0] + noise_power))
+
+    def forward(A, push):
+        return fed(A, push), (push, sums(A)[0])
+
+    def backward(known, bar):
+        (push, L), to_noise = known, sums(bar)[1]
+        return bins.weights * (push * to_noise), to_noise * (L + noise_power)
+
+    fed.defvjp(forward, backward)
+
+    @jax.checkpoint
+    def block(A, rates):
+        eta, inverse_batch = rates
+        decay = dot(jnp.stack([-2 * eta, eta**2 * (1 + inverse_batch)], axis=1), jnp.stack([lam, lam**2]))
+        return jax.lax.scan(lambda A, x: (A + x[0] * A + fed(A, x[1]), None), A, (decay, inverse_batch * eta**2))
+
+    A, _ = jax.lax.scan(block, bins.teacher_power, _blocks(_rates(drive)))
+    return jnp.sum(bins.weights * A)
+
+
+def _rates(drive: Drive):
+    return drive.e1 + drive.e2, drive.inverse_batch
+
+
+def _blocks(inputs):
+    """Time cut into blocks, whose size divides it and is at most the root of it."""
+    steps = len(jax.tree.leaves(inputs)[0])
+    size = max(size for size in range(1, math.isqrt(steps) + 1) if steps % size == 0)
+    return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), inputs)
 
 
 def _compile(steps: int) -> dict[str, Any]:

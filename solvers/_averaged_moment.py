@@ -1,14 +1,14 @@
 """One-pass SGD at a constant rate, exactly: the second moments of an average over iterates."""
 
-from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._adjoint_scan import adjoint_scan
 from ._mode_bins import ModeBins
-from ._second_moment import sgd_cotangents, sgd_step, sgd_transposed, step_cotangents
+from ._second_moment import sgd_cotangents, sgd_step, sgd_transposed
 
 _Params = tuple[ModeBins, Float[Array, ""]]
 _Rates = tuple[Float[Array, "*steps"], Float[Array, "*steps"]]
@@ -21,7 +21,7 @@ class AveragedMoment(NamedTuple):
     last: Float[Array, ""]
 
 
-def averaging_step(params: _Params, y: Float[Array, "3 bins"], drive: _Rates):
+def averaging_step(params: _Params, y: Float[Array, "3 bins"], drive: _Rates, loss=None):
     r"""One step of SGD that adds the new iterate to the sum; returns the new moments and the risk before the step.
 
     The rows of `y` are $A = E u^2$, $S = E (\sum u)^2$ and $R$, what the sum so far and the *next* iterate have in
@@ -29,18 +29,24 @@ def averaging_step(params: _Params, y: Float[Array, "3 bins"], drive: _Rates):
     """
     bins, _ = params
     A, S, R = y
-    A, loss = sgd_step(params, A, drive)
+    A, loss = sgd_step(params, A, drive, loss)
     return jnp.stack([A, S + A + 2 * R, (1 - drive[0] * bins.eigenvalues) * (R + A)]), loss
 
 
-def _transposed(params: _Params, drive: _Rates, bar: Float[Array, "3 bins"], loss_bar: Float[Array, ""]):
-    bins, _ = params
-    A_bar, S_bar, R_bar = bar
+def _transposed(params: _Params, drive: _Rates, y, bar: Float[Array, "3 bins"], loss_bar: Float[Array, ""]):
+    (bins, _), A, (A_bar, S_bar, R_bar) = params, y[0], bar
     carried = (1 - drive[0] * bins.eigenvalues) * R_bar
-    return jnp.stack([sgd_transposed(params, drive, A_bar + S_bar + carried, loss_bar), S_bar, 2 * S_bar + carried])
+    A_bar, _ = sgd_transposed(params, drive, A, A_bar + S_bar + carried, loss_bar)
+    return jnp.stack([A_bar, S_bar, 2 * S_bar + carried]), bar
 
 
-_cotangents = partial(step_cotangents, averaging_step)
+def _cotangents(params: _Params, states, drive: _Rates, losses, states_bar, losses_bar):
+    """The rates act on every bin alike: their cotangents are taken bin by bin, and summed for many steps at once."""
+    wide = jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], states[:, 0].shape), drive)
+    many = jax.vmap(averaging_step, (None, 0, 0))
+    _, transpose = jax.vjp(lambda params, wide: many(params, states, wide), params, wide)
+    params_bar, wide_bar = transpose((states_bar, losses_bar))
+    return params_bar, jax.tree.map(lambda x: jnp.sum(x, axis=1), wide_bar)
 
 
 def averaged_moment(

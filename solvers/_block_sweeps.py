@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ._mode_bins import ModeBins
-from ._second_moment import Drive, momentum_step, momentum_transposed
+from ._second_moment import Drive, momentum_step, momentum_transposed, transfer
 
 _ROUNDS = 2  # of rates and momentum in turn, at every step
 _BELOW_ONE = 1 - 1e-9  # momentum stays under it
@@ -87,18 +87,19 @@ def block_sweeps(
                 residual = jnp.maximum(residual, moved)
         return drive, residual
 
-    def forward(y, drive):
-        return momentum_step(params, y, drive)[0], y
+    def forward(y, by):
+        return momentum_step(params, y, by)[0], y
 
     def sweep_back(p, step):
         drive, y = step
         drive, residual = best(drive, y, p)
-        return momentum_transposed(params, drive, p, jnp.zeros_like(noise_power)), (drive, p, residual)
+        p_before, _ = momentum_transposed(params, transfer(drive), y, p, jnp.zeros_like(noise_power))
+        return p_before, (drive, p, residual)
 
     def sweep_forward(y, step):
         drive, p = step
         drive, residual = best(drive, y, p)
-        return momentum_step(params, y, drive)[0], (drive, y, residual)
+        return momentum_step(params, y, transfer(drive))[0], (drive, y, residual)
 
     def cycle(state):
         sweeps, states = state
@@ -115,7 +116,7 @@ def block_sweeps(
     nothing = jnp.zeros_like(bins.weights)
     first = jnp.stack([bins.teacher_power, nothing, nothing])
     last = jnp.stack([bins.weights, nothing, nothing])
-    y, states = jax.lax.scan(forward, first, start)
+    y, states = jax.lax.scan(forward, first, transfer(start))
     value = jnp.sum(bins.weights * y[0])
     history = jnp.full(max_cycles + 1, jnp.nan, value.dtype).at[0].set(value)
     begin = BlockSweeps(start, value, history, jnp.full_like(value, jnp.inf), jnp.int32(0))

@@ -20,12 +20,14 @@ def power_sum(power: Float[Array, ""], first: Float[Array, ""], last: Float[Arra
     k = jnp.arange(1, _DIRECT + 1, dtype=power.dtype)
     inside = k >= first if last is None else (k >= first) & (k <= last)
     low = jnp.maximum(first, _DIRECT + 1) - 0.5
-    total = jnp.sum(jnp.where(inside, k**-power, 0.0)) - _corrections(power, low)
+    direct = jnp.sum(jnp.where(inside, k**-power, 0.0))
     if last is None:
-        return total + low ** (1 - power) / (power - 1)
+        return direct + low ** (1 - power) / (power - 1) - _corrections(power, low)
     high = jnp.maximum(last + 0.5, low)
     octaves = jnp.log(high / low)
-    return total + low ** (1 - power) * octaves * _growth((1 - power) * octaves) + _corrections(power, high)
+    integral = low ** (1 - power) * octaves * _growth((1 - power) * octaves)
+    # chosen, as equal corrections need not cancel exactly in compiled code
+    return direct + jnp.where(high > low, integral + _corrections(power, high) - _corrections(power, low), 0.0)
 
 
 def _corrections(power, x):

@@ -24,100 +24,102 @@ class Drive(NamedTuple):
     inverse_batch: Float[Array, "*steps"]
 
 
-def momentum_step(params: tuple[ModeBins, Float[Array, ""]], y: Float[Array, "3 bins"], drive: Drive):
+class Transfer(NamedTuple):
+    r"""The momentum step as polynomials of the eigenvalue, $y'_i = \sum_{jd} M_{ijd} \lambda^d y_j + f_i \lambda
+    (L + \sigma^2)$, of the moments $y = (A, C, V)$."""
+
+    polynomials: Float[Array, "*steps 3 3 3"]
+    noise: Float[Array, "*steps 3"]
+
+
+def transfer(drive: Drive) -> Transfer:
+    """What `momentum_step` reads, for one step or many."""
+    e1, e2, beta, inverse_batch = drive
+    e, q, none, one = e1 + e2, 1 + inverse_batch, jnp.zeros_like(e1), jnp.ones_like(e1)
+    rows = (
+        ((one, -2 * e, e**2 * q), (-2 * e2 * beta, 2 * e * e2 * beta, none), ((e2 * beta) ** 2, none, none)),
+        ((none, one, -e * q), (beta, -beta * (e + e2), none), (-e2 * beta**2, none, none)),
+        ((none, none, q), (none, 2 * beta, none), (beta**2, none, none)),
+    )
+    polynomials = jnp.stack([jnp.stack([jnp.stack(cell, -1) for cell in row], -2) for row in rows], -3)
+    return Transfer(polynomials, jnp.stack([e**2 * inverse_batch, -e * inverse_batch, inverse_batch], -1))
+
+
+def momentum_step(params: tuple[ModeBins, Float[Array, ""]], y: Float[Array, "3 bins"], by: Transfer, L=None):
     r"""One step of the recursion with momentum; returns the new moments and the excess risk *before* the step.
 
     The rows of `y` are $A = E u^2$, $C = E u v$, $V = E v^2$ of one mode of each bin; $u$ is the error, $v$ the
     momentum buffer.
     """
-    rows, L = _moments(params, y, drive)
-    return _as_rows(*rows), L
+    (bins, noise_power), (A, C, V), lam = params, y, params[0].eigenvalues
+    if L is None:
+        L, _ = _sums(bins, A)
+    of_A, of_C, of_V = (by.polynomials[:, j, :, None] for j in range(3))
+    after = A * (of_A[:, 0] + lam * (of_A[:, 1] + lam * of_A[:, 2])) + C * (of_C[:, 0] + lam * of_C[:, 1])
+    return after + V * of_V[:, 0] + lam * (by.noise * (L + noise_power))[:, None], L
 
 
-def _moments(params, y, drive: Drive):
-    bins, noise_power = params
-    lam, (A, C, V), (e1, e2, beta, inverse_batch) = bins.eigenvalues, y, drive
-    L, _ = _sums(bins, A)
-    e = e1 + e2
-    Q = lam**2 * A + inverse_batch * lam * (lam * A + L + noise_power)  # E g g
-    A_next = A - 2 * e * lam * A + e**2 * Q + 2 * e2 * beta * (e * lam - 1) * C + (e2 * beta) ** 2 * V
-    C_next = lam * A - e * Q + beta * (1 - (e + e2) * lam) * C - e2 * beta**2 * V
-    V_next = Q + 2 * beta * lam * C + beta**2 * V
-    return (A_next, C_next, V_next), L
+def momentum_transposed(params, by: Transfer, y, bar: Float[Array, "3 bins"], loss_bar: Float[Array, ""]):
+    """The transpose of `momentum_step` in the moments; also leaves the cotangent `bar` of those after the step."""
+    (bins, _), lam = params, params[0].eigenvalues
+    to_noise = jax.lax.dot(bar, lam, precision=HIGHEST)
+    before, to_loss = 0.0, loss_bar
+    for of, noise, row, own in zip(by.polynomials[..., None], by.noise, bar, to_noise, strict=True):
+        before += row * (of[:, 0] + lam * (of[:, 1] + lam * of[:, 2]))
+        to_loss += noise * own
+    before += jnp.where(np.arange(3)[:, None] == 0, bins.weights * to_loss, 0.0)
+    return before, bar
 
 
-def momentum_transposed(params, drive: Drive, bar: Float[Array, "3 bins"], loss_bar: Float[Array, ""]):
-    """The transpose of `momentum_step` in the moments; a name with `_bar` is the cotangent of what it names."""
-    bins, _ = params
-    lam, (A_bar, C_bar, V_bar), (e1, e2, beta, inverse_batch) = bins.eigenvalues, bar, drive
-    e = e1 + e2
-    Q_bar = e**2 * A_bar - e * C_bar + V_bar
-    _, to_loss = _sums(bins, Q_bar)
-    return _as_rows(
-        A_bar
-        + lam * (C_bar - 2 * e * A_bar + (1 + inverse_batch) * lam * Q_bar)
-        + bins.weights * (inverse_batch * to_loss + loss_bar),
-        beta * (2 * e2 * (e * lam - 1) * A_bar + (1 - (e + e2) * lam) * C_bar + 2 * lam * V_bar),
-        beta**2 * (e2**2 * A_bar - e2 * C_bar + V_bar),
-    )
-
-
-def _as_rows(A, C, V):
-    """The three moments as one array. Compiled code computes a choice together with what it chooses from, as one loop;
-    `stack` would be a copy, and three arrays three loops, see `_sums`."""
-    row = np.arange(3)[:, None]
-    return jnp.where(row == 0, A, jnp.where(row == 1, C, V))
-
-
-def sgd_step(params: tuple[ModeBins, Float[Array, ""]], A: Float[Array, " bins"], drive: tuple[Array, Array]):
+def sgd_step(params: tuple[ModeBins, Float[Array, ""]], A: Float[Array, " bins"], drive: tuple[Array, Array], L=None):
     """The same without momentum, where only `A` matters; `drive` is the rate and the inverse batch size."""
     bins, noise_power = params
     lam, (eta, inverse_batch) = bins.eigenvalues, drive
-    L, _ = _sums(bins, A)
+    if L is None:
+        L, _ = _sums(bins, A)
     Q = lam**2 * A + inverse_batch * lam * (lam * A + L + noise_power)
     return A - 2 * eta * lam * A + eta**2 * Q, L
 
 
-def sgd_transposed(params, drive: tuple[Array, Array], bar: Float[Array, " bins"], loss_bar: Float[Array, ""]):
-    """The transpose of `sgd_step` in `A`."""
+def sgd_transposed(params, drive: tuple[Array, Array], A, bar: Float[Array, " bins"], loss_bar: Float[Array, ""]):
+    r"""The transpose of `sgd_step` in `A`; also leaves $p = \bar A'$, $p A$ and $\sum_j \lambda_j p_j$."""
     bins, _ = params
     lam, (eta, inverse_batch) = bins.eigenvalues, drive
     _, to_loss = _sums(bins, bar)
     own = bar * (1 - 2 * eta * lam + (1 + inverse_batch) * (eta * lam) ** 2)
-    return own + bins.weights * (inverse_batch * eta**2 * to_loss + loss_bar)
+    return own + bins.weights * (inverse_batch * eta**2 * to_loss + loss_bar), (bar, bar * A, to_loss)
 
 
-def step_cotangents(step, params, states, drive, states_bar, losses_bar):
-    """Cotangents of the parameters and of the drive in many steps at once.
+def _momentum_cotangents(params, states, drive: Drive, losses, states_bar, losses_bar):
+    r"""The controls' own by hand, from what the final moments owe to $Q$, to $\lambda C$ and to $V$."""
+    by = transfer(drive)
+    _, transpose = jax.vjp(lambda params: jax.vmap(momentum_step, (None, 0, 0))(params, states, by), params)
+    (params_bar,) = transpose((states_bar, losses_bar))
+    (bins, noise_power), (A, C, V), (a, c, v) = params, jnp.unstack(states, axis=1), jnp.unstack(states_bar, axis=1)
+    lam, (e1, e2, beta, inverse_batch) = bins.eigenvalues, (x[:, None] for x in drive)
+    e, G, H = e1 + e2, lam * A, lam * C
+    fresh = lam * (G + losses[:, None] + noise_power)  # of Q, by 1/B
+    Q, Q_bar, V_bar = lam * G + inverse_batch * fresh, e**2 * a - e * c + v, e2**2 * a - e2 * c + v
+    by_e, by_e2 = 2 * e * a - c, 2 * e2 * a - c
+    e1_bar = by_e * Q + beta * by_e2 * H - 2 * a * G
+    e2_bar = e1_bar + beta * (by_e * H - 2 * a * C) + beta**2 * by_e2 * V
+    beta_bar = (e * by_e2 - e2 * c + 2 * v) * H - by_e2 * C + 2 * beta * V_bar * V
+    by_bin, ones = Drive(e1_bar, e2_bar, beta_bar, Q_bar * fresh), jnp.ones_like(lam)
+    return params_bar, jax.tree.map(lambda x: jax.lax.dot(x, ones, precision=HIGHEST), by_bin)
 
-    A control acts on every bin alike: its cotangent is taken bin by bin and summed as a product with ones, see `_sums`.
-    """
-    steps, bins = losses_bar.size, params[0].weights.size
-    wide = jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (steps, bins)), drive)
-    _, transpose = jax.vjp(lambda params, wide: jax.vmap(step, (None, 0, 0))(params, states, wide), params, wide)
-    params_bar, wide_bar = transpose((states_bar, losses_bar))
-    ones = jnp.ones(bins, losses_bar.dtype)
-    return params_bar, jax.tree.map(lambda x: jax.lax.dot(x, ones, precision=HIGHEST), wide_bar)
 
-
-def _momentum_cotangents(params, states, drive, states_bar, losses_bar):
-    rows_bar = tuple(jnp.unstack(states_bar, axis=1))
-    return step_cotangents(_moments, params, states, drive, rows_bar, losses_bar)
-
-
-def sgd_cotangents(params, states, drive, states_bar, losses_bar):
+def sgd_cotangents(params, states, drive, losses, records, losses_bar):
     r"""The same without momentum, those of the drive by their sums,
 
     $$\bar\eta = \sum_j p_j (2 \eta Q_j - 2 \lambda_j A_j), \qquad
       \bar{(1/B)} = \eta^2 \sum_j p_j \left[\lambda_j^2 A_j + \lambda_j (L + \sigma^2)\right], \qquad p = \bar A' .$$
     """
-    (bins, noise_power), (eta, inverse_batch) = params, drive
+    (bins, noise_power), (eta, inverse_batch), (states_bar, both, to_loss) = params, drive, records
     lam, dot = bins.eigenvalues, partial(jax.lax.dot, precision=HIGHEST)
     _, transpose = jax.vjp(lambda params: jax.vmap(sgd_step, (None, 0, 0))(params, states, drive), params)
     (params_bar,) = transpose((states_bar, losses_bar))
-    both = states_bar * states
     slope, square = dot(both, lam), dot(both, lam**2)
-    noise = square + (dot(states, bins.weights) + noise_power) * dot(states_bar, lam)
+    noise = square + (losses + noise_power) * to_loss
     return params_bar, (2 * (eta * (square + inverse_batch * noise) - slope), eta**2 * noise)
 
 
@@ -168,6 +170,7 @@ def second_moment(
             drive,
             transposed=momentum_transposed,
             cotangents=_momentum_cotangents,
+            prepare=transfer,
             adjoint=adjoint,
         )
         A = y[0]
