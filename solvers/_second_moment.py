@@ -77,8 +77,11 @@ def sgd_step(params: tuple[ModeBins, Float[Array, ""]], A: Float[Array, " bins"]
     lam, (eta, inverse_batch) = bins.eigenvalues, drive
     if L is None:
         L, _ = _sums(bins, A)
-    Q = lam**2 * A + inverse_batch * lam * (lam * A + L + noise_power)
-    return A - 2 * eta * lam * A + eta**2 * Q, L
+    return _decay(lam, eta, inverse_batch) * A + (inverse_batch * eta**2 * (L + noise_power)) * lam, L
+
+
+def _decay(lam, eta, inverse_batch):
+    return 1 + eta * lam * ((1 + inverse_batch) * eta * lam - 2)
 
 
 def sgd_transposed(params, drive: tuple[Array, Array], A, bar: Float[Array, " bins"], loss_bar: Float[Array, ""]):
@@ -86,8 +89,8 @@ def sgd_transposed(params, drive: tuple[Array, Array], A, bar: Float[Array, " bi
     bins, _ = params
     lam, (eta, inverse_batch) = bins.eigenvalues, drive
     _, to_loss = _sums(bins, bar)
-    own = bar * (1 - 2 * eta * lam + (1 + inverse_batch) * (eta * lam) ** 2)
-    return own + bins.weights * (inverse_batch * eta**2 * to_loss + loss_bar), (bar, bar * A, to_loss)
+    before = _decay(lam, eta, inverse_batch) * bar + bins.weights * (inverse_batch * eta**2 * to_loss + loss_bar)
+    return before, (bar, bar * A, to_loss)
 
 
 def _momentum_cotangents(params, states, drive: Drive, losses, states_bar, losses_bar):
