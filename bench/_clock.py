@@ -31,6 +31,26 @@ def median_seconds(functions: dict[str, Callable], *args, repeats: int = 9) -> d
     return {name: float(np.median(found[1:])) for name, found in times.items()}
 
 
+def median_ratios(
+    functions: dict[str, Callable], reference: Callable, *args, repeats: int = 15
+) -> tuple[dict[str, float], float]:
+    """Median ratios of the functions' times to that of a reference, which runs before each of them as a machine's pace
+    changes within a round; and the median time of the reference."""
+    ratios: dict[str, list[float]] = {name: [] for name in functions}
+    times = []
+
+    def seconds(function):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        return time.perf_counter() - start
+
+    for _ in range(repeats + 1):  # the first round warms up
+        for name, function in functions.items():
+            times.append(seconds(reference))
+            ratios[name].append(seconds(function) / times[-1])
+    return {name: float(np.median(found[1:])) for name, found in ratios.items()}, float(np.median(times[1:]))
+
+
 def print_rows(rows: Callable[[bool], list[dict[str, Any]]], description: str) -> None:
     """The command line of a benchmark: computes the rows, small ones with `--quick`, and prints them."""
     parser = argparse.ArgumentParser(description=description)

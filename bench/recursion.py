@@ -17,7 +17,7 @@ from ..problems import OnlineSGD, tasks
 from ..solvers import ADJOINTS, Drive, double, power_law_bins, second_moment
 from ..solvers._second_moment import momentum_step, sgd_step, transfer
 from ..studies import optimise
-from ._clock import median_seconds, print_rows
+from ._clock import median_ratios, print_rows
 
 
 def rows(quick: bool = False) -> list[dict[str, Any]]:
@@ -47,10 +47,9 @@ def _gradients(steps: int, momentum: bool) -> list[dict[str, Any]]:
     losses["jax.checkpoint"] = partial(_checkpointed, bins, noise_power, momentum)
     if not momentum:
         losses["jax.checkpoint, prepared"] = partial(_checkpointed_prepared, bins, noise_power)
-    programs = {"forward": jax.jit(losses["direct"]).lower(drive).compile()}
-    for adjoint, function in losses.items():
-        programs[adjoint] = jax.jit(jax.value_and_grad(function)).lower(drive).compile()
-    seconds = median_seconds(programs, drive)
+    forward = jax.jit(losses["direct"]).lower(drive).compile()
+    programs = {name: jax.jit(jax.value_and_grad(f)).lower(drive).compile() for name, f in losses.items()}
+    ratios, seconds = median_ratios(programs, forward, drive)
     return [
         {
             "what": "gradient over forward",
@@ -58,8 +57,8 @@ def _gradients(steps: int, momentum: bool) -> list[dict[str, Any]]:
             "momentum": momentum,
             "steps": steps,
             "numbers": int(bins.weights.size * (3 if momentum else 1)),
-            "ratio": seconds[adjoint] / seconds["forward"],
-            "forward_seconds": seconds["forward"],
+            "ratio": ratios[adjoint],
+            "forward_seconds": seconds,
             "temporary_MB": getattr(programs[adjoint].memory_analysis(), "temp_size_in_bytes", np.nan) / 2**20,
         }
         for adjoint in losses

@@ -1,6 +1,5 @@
 """One-pass SGD on a linear model, exactly: the second moments of the error, mode by mode."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -85,12 +84,14 @@ def _decay(lam, eta, inverse_batch):
 
 
 def sgd_transposed(params, drive: tuple[Array, Array], A, bar: Float[Array, " bins"], loss_bar: Float[Array, ""]):
-    r"""The transpose of `sgd_step` in `A`; also leaves $p = \bar A'$, $p A$ and $\sum_j \lambda_j p_j$."""
+    r"""The transpose of `sgd_step` in `A`; also leaves $p = \bar A'$ and what the drive's cotangents need of it,
+    $\sum_j p_j (\lambda_j, \lambda_j A_j, \lambda_j^2 A_j)$: one product of a matrix and a vector, see `_sums`."""
     bins, _ = params
-    lam, (eta, inverse_batch) = bins.eigenvalues, drive
-    _, to_loss = _sums(bins, bar)
-    before = _decay(lam, eta, inverse_batch) * bar + bins.weights * (inverse_batch * eta**2 * to_loss + loss_bar)
-    return before, (bar, bar * A, to_loss)
+    lam, (eta, inverse_batch), row = bins.eigenvalues, drive, np.arange(3)[:, None]
+    rows = lam * jnp.where(row == 0, 1.0, A * jnp.where(row == 1, 1.0, lam))
+    sums = jax.lax.dot(rows, bar, precision=HIGHEST)
+    before = _decay(lam, eta, inverse_batch) * bar + bins.weights * (inverse_batch * eta**2 * sums[0] + loss_bar)
+    return before, (bar, sums)
 
 
 def _momentum_cotangents(params, states, drive: Drive, losses, states_bar, losses_bar):
@@ -117,12 +118,11 @@ def sgd_cotangents(params, states, drive, losses, records, losses_bar):
     $$\bar\eta = \sum_j p_j (2 \eta Q_j - 2 \lambda_j A_j), \qquad
       \bar{(1/B)} = \eta^2 \sum_j p_j \left[\lambda_j^2 A_j + \lambda_j (L + \sigma^2)\right], \qquad p = \bar A' .$$
     """
-    (bins, noise_power), (eta, inverse_batch), (states_bar, both, to_loss) = params, drive, records
-    lam, dot = bins.eigenvalues, partial(jax.lax.dot, precision=HIGHEST)
+    (_, noise_power), (eta, inverse_batch), (states_bar, sums) = params, drive, records
     _, transpose = jax.vjp(lambda params: jax.vmap(sgd_step, (None, 0, 0))(params, states, drive), params)
     (params_bar,) = transpose((states_bar, losses_bar))
-    slope, square = dot(both, lam), dot(both, lam**2)
-    noise = square + (losses + noise_power) * to_loss
+    to_noise, slope, square = sums.T
+    noise = square + (losses + noise_power) * to_noise
     return params_bar, (2 * (eta * (square + inverse_batch * noise) - slope), eta**2 * noise)
 
 
