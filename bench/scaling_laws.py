@@ -85,7 +85,7 @@ def _peer(steps: int) -> dict[str, Any]:
 
     programs = {name: jax.jit(f) for name, f in (("plain", plain), ("ours", ours))}
     slopes = {f"{name} gradient": jax.jit(jax.grad(f)) for name, f in (("plain", plain), ("ours", ours))}
-    seconds = median_seconds(programs | slopes, rates, repeats=3)
+    seconds = median_seconds(programs | slopes, rates, repeats=9)
     values = [float(f(rates)) for f in programs.values()]
     return {
         "what": "plain scan over ours",
