@@ -86,8 +86,11 @@ def compare(record: dict[str, Any], new: dict[str, Any]) -> list[str]:
     found, total, beyond = [], 0, []
     typical = typical_spread(record)
     for name, rows in new["rows"].items():
-        for row, known in zip(rows, record["rows"].get(name, []), strict=False):
-            if row.get("what") == known.get("what"):
+        earlier = list(record["rows"].get(name, []))
+        for row in rows:
+            known = next((known for known in earlier if _subject(known) == _subject(row)), None)
+            if known is not None:
+                earlier.remove(known)
                 factors = {
                     key: value / known[key]
                     for key, value in row.items()
@@ -107,6 +110,11 @@ def compare(record: dict[str, Any], new: dict[str, Any]) -> list[str]:
     if total:
         found += [f"{total - len(beyond)} of {total} ratios agree within their stated spread", *sorted(beyond)]
     return found
+
+
+def _subject(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row is about: its words and choices."""
+    return {key: value for key, value in row.items() if isinstance(value, (str, bool))}
 
 
 def typical_spread(record: dict[str, Any]) -> float:
