@@ -11,24 +11,13 @@ import numpy as np
 
 def best_seconds(function: Callable, *args, repeats: int = 3) -> float:
     """Best of a few runs, after one to warm up."""
-    jax.block_until_ready(function(*args))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*args))
-        times.append(time.perf_counter() - start)
-    return float(np.min(times))
+    return min([_seconds(function, *args) for _ in range(repeats + 1)][1:])
 
 
 def median_seconds(functions: dict[str, Callable], *args, repeats: int = 9) -> dict[str, float]:
     """Median over a few rounds in which the functions take turns, so that a busy moment meets all of them."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats + 1):  # the first round warms up
-        for name, function in functions.items():
-            start = time.perf_counter()
-            jax.block_until_ready(function(*args))
-            times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(found[1:])) for name, found in times.items()}
+    rounds = [{name: _seconds(f, *args) for name, f in functions.items()} for _ in range(repeats + 1)]
+    return _medians(rounds)
 
 
 def median_ratios(
@@ -36,19 +25,23 @@ def median_ratios(
 ) -> tuple[dict[str, float], float]:
     """Median ratios of the functions' times to that of a reference, which runs before each of them as a machine's pace
     changes within a round; and the median time of the reference."""
-    ratios: dict[str, list[float]] = {name: [] for name in functions}
-    times = []
+    pairs = [
+        {name: (_seconds(reference, *args), _seconds(f, *args)) for name, f in functions.items()}
+        for _ in range(repeats + 1)
+    ]
+    ratios = _medians([{name: own / other for name, (other, own) in found.items()} for found in pairs])
+    return ratios, float(np.median([other for found in pairs[1:] for other, _ in found.values()]))
 
-    def seconds(function):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*args))
-        return time.perf_counter() - start
 
-    for _ in range(repeats + 1):  # the first round warms up
-        for name, function in functions.items():
-            times.append(seconds(reference))
-            ratios[name].append(seconds(function) / times[-1])
-    return {name: float(np.median(found[1:])) for name, found in ratios.items()}, float(np.median(times[1:]))
+def _seconds(function: Callable, *args) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    return time.perf_counter() - start
+
+
+def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Without the first round, which warms up."""
+    return {name: float(np.median([found[name] for found in rounds[1:]])) for name in rounds[0]}
 
 
 def print_rows(rows: Callable[[bool], list[dict[str, Any]]], description: str) -> None:

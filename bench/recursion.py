@@ -15,7 +15,7 @@ import numpy as np
 from ..limits import RandomFeatures
 from ..problems import OnlineSGD, tasks
 from ..solvers import ADJOINTS, Drive, double, power_law_bins, second_moment
-from ..solvers._second_moment import momentum_step, sgd_step, transfer
+from ..solvers._second_moment import _sums, momentum_step, sgd_step, transfer
 from ..studies import optimise
 from ._clock import median_ratios, print_rows
 
@@ -46,7 +46,8 @@ def _gradients(steps: int, momentum: bool) -> list[dict[str, Any]]:
     losses = {adjoint: partial(loss, adjoint=adjoint) for adjoint in ADJOINTS}
     losses["jax.checkpoint"] = partial(_checkpointed, bins, noise_power, momentum)
     if not momentum:
-        losses["jax.checkpoint, prepared"] = partial(_checkpointed_prepared, bins, noise_power)
+        losses["jax.checkpoint, prepared"] = partial(_checkpointed_prepared, bins, noise_power, False)
+        losses["jax.checkpoint, rank one by hand"] = partial(_checkpointed_prepared, bins, noise_power, True)
     forward = jax.jit(losses["direct"]).lower(drive).compile()
     programs = {name: jax.jit(jax.value_and_grad(f)).lower(drive).compile() for name, f in losses.items()}
     ratios, seconds = median_ratios(programs, forward, drive)
@@ -79,35 +80,34 @@ def _checkpointed(bins, noise_power, momentum: bool, drive: Drive):
     return jnp.sum(bins.weights * (state[0] if momentum else state))
 
 
-def _checkpointed_prepared(bins, noise_power, drive: Drive):
-    """The same without momentum, where automatic differentiation is spared its sums over modes at every step.
+def _checkpointed_prepared(bins, noise_power, by_hand: bool, drive: Drive):
+    """The same without momentum, where how each mode decays is a product of matrices for a whole block.
 
-    How each mode decays is a product of matrices for a whole block, and how all feed each, an operator of rank one, has
-    its transpose by hand.
+    `by_hand`: whether how all modes feed each, an operator of rank one, has its transpose by hand, which spares
+    automatic differentiation a sum over modes at every step.
     """
     lam, dot = bins.eigenvalues, partial(jax.lax.dot, precision=jax.lax.Precision.HIGHEST)
 
-    def sums(x):
-        return dot(jnp.stack([bins.weights, lam]), x)
-
-    @jax.custom_vjp
     def fed(A, push):
-        return lam * (push * (sums(A)[0] + noise_power))
+        return lam * (push * (_sums(bins, A)[0] + noise_power))
 
     def forward(A, push):
-        return fed(A, push), (push, sums(A)[0])
+        return fed(A, push), (push, _sums(bins, A)[0])
 
     def backward(known, bar):
-        (push, L), to_noise = known, sums(bar)[1]
+        (push, L), (_, to_noise) = known, _sums(bins, bar)
         return bins.weights * (push * to_noise), to_noise * (L + noise_power)
 
-    fed.defvjp(forward, backward)
+    feed = fed
+    if by_hand:
+        feed = jax.custom_vjp(fed)
+        feed.defvjp(forward, backward)
 
     @jax.checkpoint
     def block(A, rates):
         eta, inverse_batch = rates
         decay = dot(jnp.stack([-2 * eta, eta**2 * (1 + inverse_batch)], axis=1), jnp.stack([lam, lam**2]))
-        return jax.lax.scan(lambda A, x: (A + x[0] * A + fed(A, x[1]), None), A, (decay, inverse_batch * eta**2))
+        return jax.lax.scan(lambda A, x: (A + x[0] * A + feed(A, x[1]), None), A, (decay, inverse_batch * eta**2))
 
     A, _ = jax.lax.scan(block, bins.teacher_power, _blocks(_rates(drive)))
     return jnp.sum(bins.weights * A)

@@ -148,3 +148,10 @@ def test_the_other_software_is_asked_in_a_python_of_its_own(tmp_path, monkeypatc
     assert {name: len(question[name]) for name in ("x", "y", "x_test", "crowd", "times")} == {
         "x": 3, "y": 3, "x_test": 1, "crowd": 3, "times": 2
     }  # fmt: skip
+
+
+def test_rows_are_compared_by_what_they_are_about():
+    known = [{"what": "cost", "way": way, "ratio": ratio} for way, ratio in (("ours", 2.0), ("plain", 30.0))]
+    new = [known[0], {"what": "cost", "way": "another", "ratio": 9.0}, known[1]]
+    found = compare({"rows": {"one": known}}, {"rows": {"one": new}})
+    assert found == ["one: what=cost  ratio=1", "one: what=cost  ratio=1"]
