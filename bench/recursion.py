@@ -5,6 +5,7 @@ Every row is a ratio of two things timed in one process, or a count; seconds are
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from ..limits import RandomFeatures
 from ..problems import OnlineSGD, tasks
-from ..solvers import ADJOINTS, Drive, double, power_law_bins, second_moment
-from ..solvers._second_moment import _sums, momentum_step, sgd_step, transfer
+from ..solvers import ADJOINTS, Drive, ModeBins, double, power_law_bins, second_moment
+from ..solvers._precision import HIGHEST
+from ..solvers._second_moment import momentum_step, sgd_step, transfer
 from ..studies import optimise
 from ._clock import median_ratios, print_rows
 
@@ -36,9 +38,8 @@ def _problem(steps: int):
     return bins, jnp.ones(()), drive
 
 
-def _gradients(steps: int, momentum: bool) -> list[dict[str, Any]]:
-    """Time of a gradient with respect to all controls in units of the plain forward pass, and the memory it needs."""
-    bins, noise_power, drive = _problem(steps)
+def final_losses(bins: ModeBins, noise_power, momentum: bool) -> dict[str, Callable[[Drive], Any]]:
+    """The same final loss as a function of all controls, by what its gradient is made of."""
 
     def loss(drive, adjoint):
         return second_moment(bins, noise_power, drive, momentum=momentum, adjoint=adjoint)[-1]
@@ -46,8 +47,14 @@ def _gradients(steps: int, momentum: bool) -> list[dict[str, Any]]:
     losses = {adjoint: partial(loss, adjoint=adjoint) for adjoint in ADJOINTS}
     losses["jax.checkpoint"] = partial(_checkpointed, bins, noise_power, momentum)
     if not momentum:
-        losses["jax.checkpoint, prepared"] = partial(_checkpointed_prepared, bins, noise_power, False)
-        losses["jax.checkpoint, rank one by hand"] = partial(_checkpointed_prepared, bins, noise_power, True)
+        losses["jax.checkpoint, arranged"] = partial(_checkpointed_arranged, bins, noise_power)
+    return losses
+
+
+def _gradients(steps: int, momentum: bool) -> list[dict[str, Any]]:
+    """Time of a gradient with respect to all controls in units of the plain forward pass, and the memory it needs."""
+    bins, noise_power, drive = _problem(steps)
+    losses = final_losses(bins, noise_power, momentum)
     forward = jax.jit(losses["direct"]).lower(drive).compile()
     programs = {name: jax.jit(jax.value_and_grad(f)).lower(drive).compile() for name, f in losses.items()}
     ratios, seconds = median_ratios(programs, forward, drive)
@@ -80,37 +87,32 @@ def _checkpointed(bins, noise_power, momentum: bool, drive: Drive):
     return jnp.sum(bins.weights * (state[0] if momentum else state))
 
 
-def _checkpointed_prepared(bins, noise_power, by_hand: bool, drive: Drive):
-    """The same without momentum, where how each mode decays is a product of matrices for a whole block.
+def _checkpointed_arranged(bins, noise_power, drive: Drive):
+    """The same without momentum, for its gradient: how each mode decays is a product of matrices for a whole block, and
+    the state is what each mode adds to the loss, in three axes of at most 32.
 
-    `by_hand`: whether how all modes feed each, an operator of rank one, has its transpose by hand, which spares
-    automatic differentiation a sum over modes at every step.
+    Automatic differentiation sums over modes at every step, and a sum over a longer axis is a chain of calls in
+    compiled code.
     """
-    lam, dot = bins.eigenvalues, partial(jax.lax.dot, precision=jax.lax.Precision.HIGHEST)
-
-    def fed(A, push):
-        return lam * (push * (_sums(bins, A)[0] + noise_power))
-
-    def forward(A, push):
-        return fed(A, push), (push, _sums(bins, A)[0])
-
-    def backward(known, bar):
-        (push, L), (_, to_noise) = known, _sums(bins, bar)
-        return bins.weights * (push * to_noise), to_noise * (L + noise_power)
-
-    feed = fed
-    if by_hand:
-        feed = jax.custom_vjp(fed)
-        feed.defvjp(forward, backward)
+    lam, shape = bins.eigenvalues, (-1, 32, 4)
+    fed = (bins.weights * lam).reshape(shape)
 
     @jax.checkpoint
-    def block(A, rates):
+    def block(contributions, rates):
         eta, inverse_batch = rates
-        decay = dot(jnp.stack([-2 * eta, eta**2 * (1 + inverse_batch)], axis=1), jnp.stack([lam, lam**2]))
-        return jax.lax.scan(lambda A, x: (A + x[0] * A + feed(A, x[1]), None), A, (decay, inverse_batch * eta**2))
+        decay = jax.lax.dot(
+            jnp.stack([-2 * eta, eta**2 * (1 + inverse_batch)], axis=1), jnp.stack([lam, lam**2]), precision=HIGHEST
+        )
+        return jax.lax.scan(step, contributions, (decay.reshape(-1, *fed.shape), inverse_batch * eta**2))
 
-    A, _ = jax.lax.scan(block, bins.teacher_power, _blocks(_rates(drive)))
-    return jnp.sum(bins.weights * A)
+    def step(contributions, at_step):
+        decay, push = at_step
+        L = jnp.sum(contributions)
+        return contributions + decay * contributions + fed * (push * (L + noise_power)), None
+
+    contributions = (bins.weights * bins.teacher_power).reshape(shape)
+    contributions, _ = jax.lax.scan(block, contributions, _blocks(_rates(drive)))
+    return jnp.sum(contributions)
 
 
 def _rates(drive: Drive):

@@ -4,11 +4,14 @@ import json
 import math
 from pathlib import Path
 
+import jax
 import limitax as lx
+import numpy as np
 import pytest
 from limitax.bench import ensemble, neural_tangents, recursion
 from limitax.bench.__main__ import main, names
 from limitax.bench._record import HEADLINES, compare, headlines, into, merged, read
+from limitax.solvers import double
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,6 +19,21 @@ ROOT = Path(__file__).parent.parent
 def test_every_benchmark_is_known():
     assert {"control", "deep_linear", "march", "recursion", "scaling_laws"} <= set(names())
     assert not [name for name in names() if name.startswith("_")]
+
+
+@pytest.mark.parametrize("momentum", [False, True])
+def test_the_gradients_of_the_recursion_that_are_timed_are_the_same(momentum):
+    with double():
+        bins, noise_power, drive = recursion._problem(60)
+        losses = recursion.final_losses(bins, noise_power, momentum)
+        assert len(losses) == (4 if momentum else 5)
+        value, expected = jax.value_and_grad(losses.pop("blocked"))(drive)
+        for loss in losses.values():
+            again, found = jax.value_and_grad(loss)(drive)
+            np.testing.assert_allclose(again, value, rtol=1e-12)
+            jax.tree.map(
+                lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-11 * abs(y).max()), found, expected
+            )
 
 
 def test_the_table_is_printed_and_saved(capsys, tmp_path, monkeypatch):
