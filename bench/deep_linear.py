@@ -18,7 +18,7 @@ from ..limits import DeepLinear, spectrum
 from ..limits._deep_linear import sweep_inputs
 from ..problems import GradientDescent, tasks
 from ..solvers import CAUSAL_ADJOINTS, DeepLinearInputs, as_float, deep_linear, double
-from ._clock import best_seconds, median_seconds, print_rows
+from ._clock import best_seconds, median_ratios, median_seconds, print_rows
 
 LIMIT, TASK, RATE = DeepLinear(2, 1.0, 2.0, 0.7), tasks.isotropic(2.0, 0.3), 0.02
 
@@ -120,22 +120,22 @@ def _gradients(steps: int, depth: int) -> list[dict[str, Any]]:
     """A gradient with respect to everything, in units of the forward pass, and its temporary memory."""
     inputs = _inputs(steps)
     loss = partial(_log_loss, depth=depth)
-    programs = {"forward": jax.jit(loss).lower(inputs).compile()}
-    compiling = {}
+    forward = jax.jit(loss).lower(inputs).compile()
+    programs, compiling = {}, {}
     for adjoint in CAUSAL_ADJOINTS:
         start = time.perf_counter()
         gradient = jax.jit(jax.value_and_grad(partial(loss, adjoint=adjoint)))
         programs[adjoint] = gradient.lower(inputs).compile()
         compiling[adjoint] = time.perf_counter() - start
-    seconds = median_seconds(programs, inputs, repeats=5)
+    ratios, seconds = median_ratios(programs, forward, inputs, repeats=5)
     return [
         {
             "what": "gradient over forward",
             "adjoint": adjoint,
             "steps": steps,
             "depth": depth,
-            "ratio": seconds[adjoint] / seconds["forward"],
-            "forward_seconds": seconds["forward"],
+            "ratio": ratios[adjoint],
+            "forward_seconds": seconds,
             "temporary_MB": getattr(programs[adjoint].memory_analysis(), "temp_size_in_bytes", np.nan) / 2**20,
             "compile_seconds": compiling[adjoint],
         }

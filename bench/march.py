@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..solvers import HIGHEST, MarchInputs, MarchOptions, SampleAxis, double, march
-from ._clock import best_seconds, print_rows
+from ._clock import best_seconds, median_ratios, print_rows
 
 
 def rows(quick: bool = False) -> list[dict[str, Any]]:
@@ -97,11 +97,12 @@ def _gradient(samples: int, steps: int, particles: int, adjoint: str) -> dict[st
     forward = jax.jit(loss).lower(inputs).compile()
     backward = jax.jit(jax.value_and_grad(loss)).lower(inputs).compile()
     field = 8 * samples * steps * particles
+    ratios, _ = median_ratios({adjoint: backward}, forward, inputs, repeats=7)
     return {
         "what": "gradient over forward",
         "adjoint": adjoint,
         "samples, steps, particles": (samples, steps, particles),
-        "ratio": best_seconds(backward, inputs, repeats=2) / best_seconds(forward, inputs, repeats=2),
+        "ratio": ratios[adjoint],
         "temporary_arrays": getattr(backward.memory_analysis(), "temp_size_in_bytes", np.nan) / field,
         "forward_temporary_arrays": getattr(forward.memory_analysis(), "temp_size_in_bytes", np.nan) / field,
     }

@@ -5,7 +5,7 @@ from ._averaged_moment import AveragedMoment, averaged_moment
 from ._balanced_flow import balanced_flow, integrate, logistic_growth, two_layer_flow
 from ._block_sweeps import BlockSweeps, Freedom, block_sweeps
 from ._causal_scan import CAUSAL_ADJOINTS, causal_scan
-from ._causal_sweep import Past, causal_sweep
+from ._causal_sweep import causal_sweep
 from ._checkpoints import Checkpoints, as_jax, from_leaves, one_run_in, resumable, to_leaves
 from ._contour import (
     ComplexModes,
@@ -50,6 +50,7 @@ from ._march import MarchInputs, MarchOutputs, march
 from ._march_step import MarchOptions
 from ._minimise import Minimum, minimise, minimise_in_pieces, projected
 from ._mode_bins import ModeBins, exact_bins, power_law_bins
+from ._past import Past
 from ._power_sums import power_sum
 from ._precision import HIGHEST, as_float, context, double, in_precision, single, to_host, without_derivative
 from ._processes import first_line, in_child, join_processes

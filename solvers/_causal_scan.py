@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ._past import Past, Tape, contract, factors, traced
 from ._precision import context, precision_of
 
 CAUSAL_ADJOINTS = ("tape", "blocked", "direct")
@@ -26,7 +27,8 @@ def causal_scan(
     r"""Marches in time; everything that a step produced can be seen by all later steps.
 
     ```
-    rows, state, out = step(params, constants, history, state, x)     # may read only what earlier steps wrote
+    rows, state, out = step(params, constants, history, state, x)     # may read only what earlier steps wrote;
+                                                                      # every leaf of its history is a `Past`
     history = write(history, rows, state)                             # state as it was before that step
     ```
 
@@ -60,17 +62,20 @@ def causal_scan(
     if adjoint not in CAUSAL_ADJOINTS:
         raise ValueError(f"adjoint {adjoint!r} is unknown; one of: {', '.join(CAUSAL_ADJOINTS)}.")
 
-    def march(params, constants, xs, taped):
+    def plain(params, constants, history, state, x):
+        return step(params, constants, jax.tree.map(Past, history), state, x)
+
+    def march(params, constants, xs, kept):
         history, state = initial()
-        rows, _, _ = jax.eval_shape(step, params, constants, history, state, jax.tree.map(lambda x: x[0], xs))
+        rows, _, _ = jax.eval_shape(plain, params, constants, history, state, jax.tree.map(lambda x: x[0], xs))
         rows = jax.tree.map(lambda r: jnp.zeros(r.shape, r.dtype), rows)
 
         def body(carry, x):
             history, pending, before, state = carry
             # Rows are written at the start of the next step: written at the end, XLA would copy whole buffers.
             history = write(history, pending, before)
-            rows, after, out = step(params, constants, history, state, x)
-            return (history, rows, state, after), (out, state if taped else None)
+            rows, after, out = plain(params, constants, history, state, x)
+            return (history, rows, state, after), (out, state if kept else None)
 
         scan = _blocked_scan if adjoint == "blocked" else jax.lax.scan
         (history, rows, before, state), (outs, states) = scan(body, (history, rows, state, state), xs)
@@ -94,20 +99,34 @@ def causal_scan(
         params, constants, xs, history, states = saved
         outs_bar, history_bar, state_bar = bars
 
+        leaves, structure = jax.tree.flatten(history)
+        sizes = [math.prod(leaf.shape[1:]) for leaf in leaves]
+
+        def taped(params, state, x, tape):
+            past = [Past(rows, index, tape) for index, rows in enumerate(leaves)]
+            return step(params, constants, jax.tree.unflatten(structure, past), state, x)
+
         def body(carry, now):
-            history_bar, state_bar, params_bar = carry
+            bars, state_bar, params_bar = carry
             x, state, out_bar = now
-            (_, after, _), pull = jax.vjp(
-                lambda params, history, state, x: step(params, constants, history, state, x), params, history, state, x
-            )
-            rows_bar = read(history_bar, state, after)
-            params_more, history_more, state_bar, x_bar = pull((rows_bar, state_bar, out_bar))
-            add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
-            return (add(history_bar, history_more), state_bar, add(params_bar, params_more)), x_bar
+
+            def again(params, state, x, wholes, taps):
+                tape = Tape(wholes, taps)
+                rows, after, out = taped(params, state, x, tape)
+                return (rows, after, out), (after, tape.others)
+
+            _, pull, (after, others) = jax.vjp(again, params, state, x, wholes, taps, has_aux=True)
+            rows_bar = read(jax.tree.unflatten(structure, bars), state, after)
+            params_more, state_bar, x_bar, wholes_bar, taps_bar = pull((rows_bar, state_bar, out_bar))
+            bars = [bar + wholes_bar[index] if index in wholes_bar else bar for index, bar in enumerate(bars)]
+            for index, (weights, rows) in factors(used.uses, others, taps_bar, sizes).items():
+                bars[index] += contract(weights.T, rows, 1).reshape(bars[index].shape)
+            return (bars, state_bar, jax.tree.map(jnp.add, params_bar, params_more)), x_bar
 
         with context(precision):
-            zero = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
-            carry = (history_bar, state_bar, zero(params))
+            used, taps = traced(taped, params, *jax.tree.map(lambda rows: rows[0], (states, xs)))
+            wholes = {index: leaves[index] for index in used.wholes}
+            carry = jax.tree.leaves(history_bar), state_bar, jax.tree.map(jnp.zeros_like, params)
             (*_, params_bar), xs_bar = jax.lax.scan(body, carry, (xs, states, outs_bar), reverse=True)
         return params_bar, None, xs_bar
 

@@ -8,36 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from ._causal_scan import causal_scan
-from ._precision import HIGHEST, context, precision_of
+from ._past import Past, Tape, contract, factors, traced
+from ._precision import context, precision_of
 
 _BLOCK = range(12, 25)  # steps whose outer products are summed at once: enough for matrix products to be fast
-
-
-class Past:
-    """One leaf of a history as a step sees it; its rows from the present on are zero.
-
-    `sum` and `dot` are products with vectors, whose derivatives are outer products: the reverse pass of `causal_sweep`
-    collects their factors, many steps of which become one matrix product. They are not for inside of `scan` or `vmap`.
-    `rows` is the array itself, for any use, at the cost of a derivative of its size at every step.
-    """
-
-    def __init__(self, rows, index: int = 0, tape: "_Tape | None" = None):
-        self._rows, self._index, self._tape = rows, index, tape
-
-    @property
-    def rows(self):
-        """`[steps, ...]`"""
-        return self._rows if self._tape is None else self._tape.whole(self._index, self._rows)
-
-    def sum(self, weights):
-        """The sum of the rows with `weights` `[..., steps]`."""
-        out = _contract(weights, self._rows, 1)
-        return out if self._tape is None else self._tape.record(self._index, "sum", weights, out)
-
-    def dot(self, y):
-        """The products of all rows with `y`, over all axes of a row, which come first in `y`."""
-        out = _contract(self._rows, y, self._rows.ndim - 1)
-        return out if self._tape is None else self._tape.record(self._index, "dot", y, out)
 
 
 def causal_sweep(row: Callable, like: Any, params: Any, xs: Any, *, adjoint: str = "tape") -> Any:
@@ -91,7 +65,7 @@ def _sweep(row, like, params, xs, adjoint: str):
         return jax.tree.map(lambda r: jnp.zeros((steps, *r.shape), r.dtype), like), jnp.zeros(())
 
     def step(params, _, history, time, x):
-        return row(params, jax.tree.map(Past, history), at(time), x), time + 1, ()
+        return row(params, history, at(time), x), time + 1, ()
 
     def write(history, rows, time):
         return jax.tree.map(lambda old, new: _put(old, new, at(time)), history, rows)
@@ -113,29 +87,21 @@ def _pull_back(row, like, params, xs, history, history_bar):
         return jax.tree.leaves(row(params, jax.tree.unflatten(structure, past), time, x))
 
     # What a step multiplies by what is the same at all times.
-    used = _Tape({}, None)
-
-    def products(params, history, time, x):
-        taped(params, history, time, x, used)
-        return used.outs
-
-    outs = jax.eval_shape(products, params, history, jnp.int32(0), jax.tree.map(lambda x: x[0], xs))
-    zeros = partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype))
-    taps = zeros(outs)
-    pair = _factors(used.uses, zeros(used.others), taps, sizes)
+    used, taps = traced(taped, params, history, jnp.int32(0), jax.tree.map(lambda x: x[0], xs))
+    pair = factors(used.uses, used.others, taps, sizes)
     none_yet = jax.tree.map(lambda one: jnp.zeros((size, *one.shape), one.dtype), pair)
 
     def step_back(start, carry, place):
-        history, bars, params_bar, factors = carry
+        history, bars, params_bar, collected = carry
         # the earliest block may begin before the first step, where nothing counts
         time, counts = jnp.maximum(start + place, 0), start + place >= 0
         history = [_put(rows, jnp.zeros_like(rows[0]), time) for rows in history]
         now = [_at(bar, time) for bar in bars]
-        for index, (weights, rows) in factors.items():
-            now[index] += _contract(_at(weights, time, 2), rows, 2).reshape(now[index].shape)
+        for index, (weights, rows) in collected.items():
+            now[index] += contract(_at(weights, time, 2), rows, 2).reshape(now[index].shape)
 
         def step(params, x, wholes, taps):
-            tape = _Tape(wholes, taps)
+            tape = Tape(wholes, taps)
             return taped(params, history, time, x, tape), tape.others
 
         x = jax.tree.map(lambda x: _at(x, time), xs)
@@ -143,65 +109,23 @@ def _pull_back(row, like, params, xs, history, history_bar):
         _, pull, others = jax.vjp(step, params, x, wholes, taps, has_aux=True)
         params_more, x_bar, wholes_bar, outs_bar = pull([jnp.where(counts, bar, 0) for bar in now])
         bars = [bar + wholes_bar[index] if index in wholes_bar else bar for index, bar in enumerate(bars)]
-        pair = _factors(used.uses, others, outs_bar, sizes)
-        factors = jax.tree.map(lambda all, one: _put(all, one, place), factors, pair)
-        return (history, bars, jax.tree.map(jnp.add, params_bar, params_more), factors), x_bar
+        pair = factors(used.uses, others, outs_bar, sizes)
+        collected = jax.tree.map(lambda all, one: _put(all, one, place), collected, pair)
+        return (history, bars, jax.tree.map(jnp.add, params_bar, params_more), collected), x_bar
 
     def block_back(carry, start):
         places = jnp.arange(size, dtype=jnp.int32)
         carry, xs_bar = jax.lax.scan(partial(step_back, start), (*carry, none_yet), places, reverse=True)
-        history, bars, params_bar, factors = carry
-        for index, (weights, rows) in factors.items():
+        history, bars, params_bar, collected = carry
+        for index, (weights, rows) in collected.items():
             weights, rows = weights.reshape(-1, steps), rows.reshape(-1, sizes[index])
-            bars[index] += _contract(weights.T, rows, 1).reshape(bars[index].shape)
+            bars[index] += contract(weights.T, rows, 1).reshape(bars[index].shape)
         return (history, bars, params_bar), xs_bar
 
     starts = steps - size * jnp.arange(blocks, 0, -1, dtype=jnp.int32)
     carry = history, bars, jax.tree.map(jnp.zeros_like, params)
     (_, _, params_bar), xs_bar = jax.lax.scan(block_back, carry, starts, reverse=True)
     return params_bar, jax.tree.map(lambda bar: bar.reshape(-1, *bar.shape[2:])[-steps:], xs_bar)
-
-
-class _Tape:
-    """What a step multiplies the leaves of the history by, in the order of tracing.
-
-    `taps` are zeros that are added to the products, so that their cotangents are those of the products.
-    """
-
-    def __init__(self, whole_rows, taps):
-        self._whole_rows, self._taps = whole_rows, taps
-        self.wholes: set[int] = set()
-        self.uses: list[tuple[int, str]] = []
-        self.others, self.outs = [], []
-
-    def whole(self, index: int, rows):
-        self.wholes.add(index)
-        return self._whole_rows.get(index, rows)
-
-    def record(self, index: int, kind: str, other, out):
-        if self._taps is not None:
-            out = out + self._taps[len(self.uses)]
-        self.uses.append((index, kind))
-        self.others.append(other)
-        self.outs.append(out)
-        return out
-
-
-def _factors(uses, others, outs_bar, sizes) -> dict[int, tuple[Any, Any]]:
-    """By leaf, `weights` `[products, steps]` and `rows` `[products, row]`: its cotangent is the sum of outer
-    products."""
-    found: dict[int, list] = {}
-    for (index, kind), other, out_bar in zip(uses, others, outs_bar, strict=True):
-        if kind == "sum":
-            pair = other.reshape(-1, other.shape[-1]), out_bar.reshape(-1, sizes[index])
-        else:
-            pair = out_bar.reshape(len(out_bar), -1).T, other.reshape(sizes[index], -1).T
-        found.setdefault(index, []).append(pair)
-    return {index: tuple(map(jnp.concatenate, zip(*pairs, strict=True))) for index, pairs in found.items()}
-
-
-def _contract(a, b, axes: int):
-    return jnp.tensordot(a, b, axes, precision=HIGHEST)
 
 
 def _put(rows, new, time, axis: int = 0):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._causal_sweep import causal_sweep
-from ._linear_data import FreshData, Now, ReusedData, before, product
+from ._linear_data import FreshData, Now, ReusedData, product
+from ._past import before
 
 
 class DeepLinearInputs(NamedTuple):

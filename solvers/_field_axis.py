@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ._devices import shard
-from ._precision import HIGHEST
+from ._past import Past, onto
 
 #: What a Gaussian is for, and whether it changes sign in the antithetic partner of a particle.
 ROLES = {
@@ -61,7 +61,7 @@ class AbstractFieldAxis(eqx.Module):
         return field
 
     @abc.abstractmethod
-    def inner(self, rows: Float[Array, "a axis"], others: Float[Array, "b axis"]) -> Float[Array, "a b"]:
+    def inner(self, rows: Float[Array, "a axis"], others: Float[Array, "b axis"] | Past) -> Float[Array, "a b"]:
         r"""The averages $\langle x_a y_b \rangle$ over the single-site process."""
 
     @abc.abstractmethod
@@ -107,7 +107,7 @@ class SampleAxis(AbstractFieldAxis):
 
     def inner(self, rows, others):
         # This operand order is the one that runs at memory speed on a CPU; the barrier keeps XLA from undoing it.
-        product = jax.lax.dot(others, rows.T, precision=HIGHEST)
+        product = onto(others, rows.T)
         return jax.lax.optimization_barrier(product).T / self.size
 
     def square(self, rows):
@@ -149,7 +149,7 @@ class CoefficientAxis(AbstractFieldAxis):
         return jax.nn.one_hot(start[role] + slots, self.size, dtype=float)
 
     def inner(self, rows, others):
-        return jax.lax.dot(rows, others.T, precision=HIGHEST)
+        return onto(others, rows.T).T
 
     def square(self, rows):
         return jnp.sum(rows * rows, axis=1)

@@ -6,23 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._causal_sweep import Past
+from ._past import before, onto
 from ._precision import HIGHEST
 
 
 def dot(a, b):
     """Contraction of the last axis of `a` with the first of `b`."""
     return jnp.tensordot(a, b, axes=1, precision=HIGHEST)
-
-
-def before(weights, rows):
-    """The sum of rows, an array or the `Past` of a sweep, with weights `[..., time]`."""
-    return rows.sum(weights) if isinstance(rows, Past) else dot(weights, rows)
-
-
-def onto(rows, y):
-    """The products of all rows with `y`, over all of a row's axes."""
-    return rows.dot(y) if isinstance(rows, Past) else jnp.tensordot(rows, y, rows.ndim - 1, precision=HIGHEST)
 
 
 def product(rows, y, pending=None):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ._past import before
 from ._precision import HIGHEST
 
 
@@ -86,12 +87,12 @@ def reveal(field, old: Directions, live, axis, tolerance, gaussians) -> tuple[Ex
     The expansion, the new directions moved to the front (`rows` of them, zero behind the last), and their number.
     """
     first = axis.inner(field, old.hat) * live
-    residual = field - dot(first, old.hat)
+    residual = field - before(first, old.hat)
     lower, inverse, keep = gram_schmidt(axis.inner(residual, residual), tolerance * axis.square(field))
     fresh = dot(inverse, residual)
 
     second = axis.inner(fresh, old.hat) * live
-    fresh = fresh - dot(second, old.hat)
+    fresh = fresh - before(second, old.hat)
     # Orthonormal up to rounding over pivot by now: two terms of the series of the square root of the Gram matrix do.
     kept = keep.astype(field.dtype)
     excess = axis.inner(fresh, fresh) - jnp.diag(kept)

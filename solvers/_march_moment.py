@@ -1,5 +1,6 @@
 """The infinite network at one time of the march: fields forward, what is sent back, gradients, and test points."""
 
+import copy
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ from jaxtyping import Array, Float
 
 from ._march_basis import Directions, Expansion, dot, gram_schmidt, outside, project, reveal
 from ._march_network import HiddenWeight, linearised, own_gaussians
+from ._past import before
 
 
 class Forward(NamedTuple):
@@ -65,6 +67,13 @@ class Moment:
         trained = (None, None) if lazy else (weights.hidden[b], weights.hidden_bias[b])
         scale, decay = self.params.init_scale[b + 1], self.decay[b + 1]
         return HiddenWeight(self.history[b], self.live[b], scale, decay, *trained, self.options.responses)
+
+    def by_rows(self) -> "Moment":
+        """The same, for inside of a loop, where products with a `Past` cannot be collected."""
+        other = copy.copy(self)
+        other.history = jax.tree.map(lambda past: past.rows, self.history)
+        other.matrices = [other._matrix(b) for b in self.hidden]
+        return other
 
     def reveal(self, field, b: int, side: int):
         """The field's expansion at a hidden weight, with new directions where it needs them."""
@@ -165,7 +174,7 @@ class Moment:
         """The whole expansion of a field, in the basis, the directions of this step, and others beside them."""
         known = self.history[b].backward
         R = project(field, known, new, self.live[b][1], self.axis)
-        rest = field - dot(R.old, known.hat) - dot(R.new, new.hat)
+        rest = field - before(R.old, known.hat) - dot(R.new, new.hat)
         floor = self.params.tolerance * self.axis.square(field)
         lower, inverse, _ = gram_schmidt(self.axis.inner(rest, rest), floor)
         own = Directions(dot(inverse, rest), *fresh)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Key
 
 from ._field_axis import AbstractFieldAxis
 from ._march_basis import Directions, Expansion, dot, outside, project, reveal
+from ._past import before
 
 
 class Start(NamedTuple):
@@ -71,8 +72,8 @@ class HiddenWeight(NamedTuple):
             drift.append(scale * axis.inner(field, self.known.backward.noise) * self.live[1])
         if self.trained is not None:
             drift.append(dot(expansion.old, self.trained) + self.bias)
-        gaussian = dot(expansion.old, self.known.forward.noise) + dot(expansion.new, new.noise) + own
-        return scale * gaussian + (dot(sum(drift), self.known.backward.hat) if drift else 0.0)
+        gaussian = before(expansion.old, self.known.forward.noise) + dot(expansion.new, new.noise) + own
+        return scale * gaussian + (before(sum(drift), self.known.backward.hat) if drift else 0.0)
 
     def backward(self, field, expansion: Expansion, new: Directions, below: Directions, axis: AbstractFieldAxis):
         """The field below of the transpose; `below` are the forward directions of this very step."""
@@ -81,19 +82,21 @@ class HiddenWeight(NamedTuple):
         drift = [scale * response] if self.responses else []
         if self.trained is not None:
             drift.append(dot(expansion.old, self.trained.T))
-        return scale * gaussian + (dot(sum(drift), self.known.forward.hat) if drift else 0.0)
+        return scale * gaussian + (before(sum(drift), self.known.forward.hat) if drift else 0.0)
 
     def frozen(self, field, expansion: Expansion, new: Directions, below: Directions, axis, correlation):
         r"""The field below of $[\rho W(0) + \sqrt{1-\rho^2}\,\tilde W]^T$."""
         gaussian, response = self._transpose(field, expansion, new, below, axis)
-        independent = dot(expansion.old, self.known.backward.other) + dot(expansion.new, new.other)
+        independent = before(expansion.old, self.known.backward.other) + dot(expansion.new, new.other)
         mixed = correlation * gaussian + jnp.sqrt(1 - correlation**2) * independent
-        return self.scale * (mixed + (dot(correlation * response, self.known.forward.hat) if self.responses else 0.0))
+        return self.scale * (
+            mixed + (before(correlation * response, self.known.forward.hat) if self.responses else 0.0)
+        )
 
     def _transpose(self, field, expansion, new, below, axis) -> tuple[Any, Any]:
         gaussian = jnp.zeros_like(field)
         if self.known.backward.noise is not None:
-            gaussian = dot(expansion.old, self.known.backward.noise) + dot(expansion.new, new.noise)
+            gaussian = before(expansion.old, self.known.backward.noise) + dot(expansion.new, new.noise)
         if not self.responses:
             return gaussian, None
         response = axis.inner(field, self.known.forward.noise) * self.live[0]

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from ._field_axis import AbstractFieldAxis
 from ._linear_optimiser import descend
 from ._march_basis import Directions, dot
-from ._march_moment import Gradient, Moment
+from ._march_moment import Backward, Forward, Gradient, Moment
 from ._march_network import Boundary, Start, Weights, forces
 
 
@@ -184,7 +184,7 @@ class MarchStep(NamedTuple):
             down = now.feedback(up, error if weighed else one)
         f_test = jnp.zeros((0, self.outputs), y.dtype)
         if len(start.test_data):
-            f_test = self.in_batches(lambda batch: now.tested(up, down, batch), start)
+            f_test = self.tested(now, up, down)
 
         # The update, in the directions that exist by now.
         sample = x.sample_weights[:, None] * (1.0 if lazy else params.richness)
@@ -220,14 +220,15 @@ class MarchStep(NamedTuple):
             kept = weights.decay, tuple(still if lazy else matrix for matrix in weights.hidden)
         return rows, State(*moved, counts + born), Row(f, f_test, Phi, G, crossed, densities, counts, kept)
 
-    def in_batches(self, tested, start: Start):
+    def tested(self, now: Moment, up: Forward, down: Backward):
         """Test points, some at a time: memory for one batch."""
-        tests, size = len(start.test_data), self.options.test_batch
+        start, size = now.start, self.options.test_batch
+        tests = len(start.test_data)
         if size is None or size >= tests:
-            return tested((0, start.test_data, start.test_outside, start.own))
-        batches = -(-tests // size)
+            return now.tested(up, down, (0, start.test_data, start.test_outside, start.own))
+        batches, now = -(-tests // size), now.by_rows()
         cut = lambda rows: jnp.pad(rows, ((0, batches * size - tests), (0, 0))).reshape(batches, size, -1)  # noqa: E731
-        one = jax.checkpoint(lambda batch: tested((*batch, None)))
+        one = jax.checkpoint(lambda batch: now.tested(up, down, (*batch, None)))
         places = size * jnp.arange(batches, dtype=jnp.uint32)
         rows = jax.lax.map(one, (places, cut(start.test_data), cut(start.test_outside)))
         return rows.reshape(batches * size, -1)[:tests]

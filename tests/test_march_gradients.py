@@ -113,3 +113,25 @@ def test_gradients_are_finite_where_things_degenerate(exact):
         ):
             for name, value in gradient(degenerate)._asdict().items():
                 assert np.all(np.isfinite(value)), name
+
+
+@pytest.mark.parametrize("gated", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_batches_of_test_points_have_the_same_gradient(gated):
+    def gradient(test_batch, adjoint):
+        options = MarchOptions(jnp.tanh, gated=gated, test_batch=test_batch)
+
+        def loss(inputs):
+            sizes = {"axis": SampleAxis(60), "capacity": 8, "tolerance": 1e-2}
+            out = march(inputs, jax.random.key(3), options, **sizes, adjoint=adjoint)
+            return jnp.sum(out.test_predictions[-1] ** 2)
+
+        inputs = smooth_inputs(3)
+        inputs = inputs._replace(x_test=jnp.concatenate([inputs.x_test, -inputs.x, inputs.x_test[:, ::-1]]))
+        return jax.jit(jax.grad(loss))(inputs)
+
+    with jax.enable_x64(True):
+        expected = gradient(None, "direct")
+        assert np.max(np.abs(expected.x_test)) > 0
+        for found in (gradient(None, "tape"), gradient(3, "tape")):
+            for name, value in expected._asdict().items():
+                np.testing.assert_allclose(getattr(found, name), value, rtol=1e-9, atol=1e-12, err_msg=name)
